@@ -1,0 +1,67 @@
+"""Errors: one tree, one table, and what survives a trip to another process."""
+
+import pickle
+
+import pytest
+from grpc import StatusCode
+
+import yandexart_grpc
+from yandexart_grpc import ContentRefused, OperationCancelled, OperationFailed, OutcomeUnknown, YandexArtError, errors
+from yandexart_grpc.stubs import Operation, Status
+
+PUBLIC = [
+    value
+    for value in vars(yandexart_grpc).values()
+    if isinstance(value, type) and issubclass(value, YandexArtError) and value is not YandexArtError
+]
+
+
+def test_every_code_has_a_row() -> None:
+    """Every gRPC code but OK becomes an error."""
+    assert {row.code for row in errors.TABLE} == set(StatusCode) - {StatusCode.OK}
+
+
+@pytest.mark.parametrize("error", PUBLIC)
+def test_every_public_error_has_a_row(error: type[YandexArtError]) -> None:
+    """Every public error has a code, an HTTP status and an exit code, and stands in the tree of the docstring."""
+    row = errors.row(error)
+    assert 400 <= row.http < 600
+    assert 2 <= row.exit < 100
+    assert f"── {error.__name__} " in (errors.__doc__ or "")
+
+
+def test_exit_codes_tell_errors_apart() -> None:
+    """One exit code stands for one kind of error; wrong settings and wrong requests share that of wrong usage."""
+    by_exit: dict[int, set[str]] = {}
+    for row in errors.TABLE:
+        by_exit.setdefault(row.exit, set()).add(row.error.__name__)
+    assert by_exit.pop(2) == {"ConfigurationError", "InvalidRequest"}
+    assert all(len(names) == 1 for names in by_exit.values())
+
+
+@pytest.mark.parametrize("error", PUBLIC)
+def test_an_error_survives_pickling(error: type[YandexArtError]) -> None:
+    """Text and attributes reach another process."""
+    sent = error("text", code=StatusCode.ABORTED, details="d", operation_id="o", request_id="r", billed="yes")
+    got = pickle.loads(pickle.dumps(sent))
+    assert type(got) is error
+    assert (str(got), vars(got)) == (str(sent), vars(sent))
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "kind", "billed"),
+    [
+        (3, "because it may violate the terms of use", ContentRefused, "unknown"),
+        (3, "Я не могу сгенерировать это изображение. Давайте попробуем другую тему.", ContentRefused, "unknown"),
+        (3, "something else", OperationFailed, "unknown"),
+        (13, "internal", OperationFailed, "no"),
+        (1, "cancelled", OperationCancelled, "unknown"),
+        (10, "lost", OutcomeUnknown, "unknown"),
+        (999, "from the future", OperationFailed, "unknown"),
+    ],
+)
+def test_an_operation_that_failed_says_how(code: int, text: str, kind: type[YandexArtError], billed: str) -> None:
+    """The error of an operation becomes the class that fits, with the id, the words and what is known about money."""
+    error = errors.from_operation(Operation(id="x", error=Status(code=code, message=text)))
+    assert type(error) is kind
+    assert (error.operation_id, error.details, error.billed) == ("x", text, billed)

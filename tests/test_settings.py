@@ -1,0 +1,136 @@
+"""Settings: arguments, environment, and what is said of wrong ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yandexart_grpc import AsyncYandexArt, ConfigurationError, YandexArt
+from yandexart_grpc.settings import Endpoint, Settings
+
+DEFAULTS: dict[str, Any] = {
+    "folder_id": "b1g",
+    "credentials": "AQVN-key",
+    "endpoint": None,
+    "operation_endpoint": None,
+    "root_certificates": None,
+    "timeout": 60.0,
+    "rpc_timeout": 10.0,
+    "max_message_bytes": 1000,
+}
+
+
+def resolve(environ: dict[str, str] | None = None, **arguments: Any) -> Settings:
+    return Settings.resolve(**DEFAULTS | arguments, environ=environ or {})
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("https://host", Endpoint("host:443")),
+        ("https://host:8443/", Endpoint("host:8443")),
+        ("host:443", Endpoint("host:443")),
+        ("http://127.0.0.1:50051", Endpoint("127.0.0.1:50051", plaintext=True)),
+        ("http://[::1]:50051", Endpoint("[::1]:50051", plaintext=True)),
+        ("demo://", Endpoint("", embedded="demo")),
+    ],
+)
+def test_an_endpoint_is_read(text: str, endpoint: Endpoint) -> None:
+    """Every documented form of an address is read as documented."""
+    assert Endpoint.parse(text) == endpoint
+
+
+@pytest.mark.parametrize(
+    "text", ["ftp://host:1", "host", "http://host", "host:0", "host:99999", "http://host:1/path", "demo://x", "a b:1", "https://"]
+)
+def test_an_unknown_endpoint_is_refused_with_the_known_forms(text: str) -> None:
+    """An address of another form is named, together with the forms there are."""
+    with pytest.raises(ConfigurationError, match=r"endpoint: .*https://host\[:port\], host:port"):
+        resolve(endpoint=text)
+
+
+def test_without_an_endpoint_it_is_yandex_cloud() -> None:
+    """Generation and operations have different hosts at Yandex."""
+    settings = resolve()
+    assert settings.endpoint == Endpoint("llm.api.cloud.yandex.net:443")
+    assert settings.operation_endpoint == Endpoint("operation.api.cloud.yandex.net:443")
+
+
+def test_one_endpoint_serves_both() -> None:
+    """Where only `endpoint` is given, operations are read there too."""
+    assert resolve(endpoint="http://h:1").operation_endpoint == Endpoint("h:1", plaintext=True)
+    assert resolve(endpoint="http://h:1", operation_endpoint="o:2").operation_endpoint == Endpoint("o:2")
+
+
+def test_the_environment_fills_in_and_arguments_win() -> None:
+    """What is not given comes from the environment."""
+    environ = {"YC_FOLDER_ID": "env", "YC_IAM_TOKEN": "t1.token", "YANDEXART_ENDPOINT": "http://h:1"}
+    settings = resolve(environ, folder_id=None, credentials=None)
+    assert (settings.folder_id, settings.endpoint.target) == ("env", "h:1")
+    assert settings.metadata == (("authorization", "Bearer t1.token"),)
+    settings = resolve(environ, endpoint="http://h:2")
+    assert (settings.folder_id, settings.endpoint.target) == ("b1g", "h:2")
+    assert settings.metadata == (("authorization", "Api-Key AQVN-key"),)
+
+
+def test_a_server_of_ones_own_needs_no_credential() -> None:
+    """No credential is needed where an endpoint is given, and none is sent."""
+    assert resolve(credentials=None, endpoint="http://h:1").metadata == ()
+
+
+def test_the_demo_needs_nothing() -> None:
+    """`demo://` brings its own folder."""
+    assert resolve(folder_id=None, credentials=None, endpoint="demo://").folder_id == "demo"
+
+
+@pytest.mark.parametrize(
+    ("environ", "arguments", "words"),
+    [
+        ({}, {"credentials": None}, "credentials: none given, and none of YC_API_KEY, YC_IAM_TOKEN is set"),
+        ({"YC_API_KEY": "k", "YC_IAM_TOKEN": "t1.x"}, {"credentials": None}, "YC_API_KEY and YC_IAM_TOKEN are both set"),
+        ({}, {"credentials": "AQVN\nkey"}, "credentials: 8 characters that hold a line break"),
+        ({}, {"credentials": ""}, "credentials: empty"),
+        ({"YC_API_KEY": "a b"}, {"credentials": None}, "YC_API_KEY: 3 characters"),
+        ({}, {"credentials": "y0_oauth"}, "credentials: an OAuth token"),
+        ({}, {"folder_id": "a/b"}, "folder_id: 'a/b'"),
+        ({}, {"timeout": 0}, "timeout: 0 is not a positive number of seconds"),
+        ({}, {"timeout": float("inf")}, "timeout: inf"),
+        ({}, {"timeout": "1"}, "timeout: '1'"),
+        ({}, {"rpc_timeout": -1}, "rpc_timeout: -1"),
+        ({}, {"rpc_timeout": None}, "rpc_timeout: None"),
+        ({}, {"max_message_bytes": 2**31}, "max_message_bytes: 2147483648 is not an integer from 1 to 2147483647"),
+        ({}, {"root_certificates": "/nowhere/ca.pem"}, "root_certificates: .*'/nowhere/ca.pem'"),
+        ({}, {"root_certificates": __file__}, "root_certificates: .* holds no PEM certificate"),
+        ({}, {"operation_endpoint": "x"}, "operation_endpoint: 'x'"),
+    ],
+)
+def test_a_wrong_setting_is_named(environ: dict[str, str], arguments: dict[str, Any], words: str) -> None:
+    """What is wrong is named: setting, value and limit."""
+    with pytest.raises(ConfigurationError, match=words):
+        resolve(environ, **arguments)
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    """Several mistakes give one error that names each of them."""
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(credentials=None, endpoint=None, folder_id="a/b", timeout=-1, operation_endpoint="ftp://x")
+    for name in ("credentials", "folder_id", "timeout", "operation_endpoint"):
+        assert f"{name}: " in str(caught.value)
+
+
+def test_a_secret_is_never_shown(tmp_path: Path) -> None:
+    """Neither the settings nor the error about a malformed credential show it."""
+    settings = resolve(credentials="AQVN-secret")
+    assert "secret" not in repr(settings)
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(credentials="AQVN-secret\n-more")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [YandexArt, AsyncYandexArt])
+def test_both_clients_judge_their_settings_when_they_are_made(kind: type[YandexArt | AsyncYandexArt]) -> None:
+    """A wrong setting is an error of the constructor, also a ValueError, and nothing is billed."""
+    with pytest.raises(ValueError, match="timeout: -1") as caught:
+        kind(endpoint="demo://", timeout=-1)
+    assert isinstance(caught.value, ConfigurationError)
+    assert caught.value.billed == "no"

@@ -1,0 +1,176 @@
+"""What a user gets back: an `Image` that has been checked, never a piece of one.
+
+Results come as raw JPEG over gRPC and as Base64 elsewhere; both are taken (contract/service.md, "The answer"). Size is read from
+the header, so that no decoder is needed.
+"""
+
+import base64
+import binascii
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from yandexart_grpc.errors import ConfigurationError, ProtocolError, from_operation
+from yandexart_grpc.request import MIME_TYPE, ImageRequest
+from yandexart_grpc.stubs import ImageGenerationResponse, Operation
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+_START, _END = b"\xff\xd8", b"\xff\xd9"
+_BASE64_START = b"/9j/"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SCAN = 0xDA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A finished image and where it came from."""
+
+    data: bytes = field(repr=False)
+    """The file, as the service made it."""
+    mime_type: str
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    model_version: str
+    """Empty where the service does not tell."""
+    operation_id: str
+    seed: int | None
+    """None where the operation was submitted elsewhere."""
+    prompt: str | None = field(repr=False)
+    """The texts of positive weight; None where the operation was submitted elsewhere."""
+
+    @classmethod
+    def from_operation(cls, operation: Operation, request: ImageRequest | None) -> "Image":
+        """The image of a finished operation; `request` is what was asked for, where that is known.
+
+        Raises `ContentRefused`, `OperationCancelled`, `OutcomeUnknown` or `OperationFailed` for an operation that ended with an
+        error, and `ProtocolError` when the result is missing, of another type, or not a whole JPEG.
+        """
+        response = _response(operation)
+        data = _unwrapped(response.image, operation.id)
+        width, height = _size(data, operation.id)
+        return cls(
+            data=data,
+            mime_type=MIME_TYPE,
+            width=width,
+            height=height,
+            model_version=response.model_version,
+            operation_id=operation.id,
+            seed=request.seed if request else None,
+            prompt=request.prompt if request else None,
+        )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the image whole or not at all, and return the path, which gets `.jpeg` when it has no extension.
+
+        Raises `FileExistsError` unless `overwrite`, and `OSError` when the file cannot be written.
+        """
+        target = Path(path)
+        if not target.suffix:
+            target = target.with_name(f"{target.name}.jpeg")
+        part = target.with_name(f".yandexart-{secrets.token_hex(8)}.part")
+        try:
+            with part.open("xb") as file:
+                file.write(self.data)
+                file.flush()
+                os.fsync(file.fileno())
+            if overwrite:
+                part.replace(target)
+            else:
+                _link(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+        return target
+
+    def open(self) -> "PIL.Image.Image":
+        """The decoded image, where Pillow is installed; raises `ConfigurationError` where it is not."""
+        import io
+
+        try:
+            import PIL.Image
+        except ImportError as error:
+            raise ConfigurationError("Image.open() needs Pillow: pip install pillow") from error
+        return PIL.Image.open(io.BytesIO(self.data))
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        return {self.mime_type: base64.b64encode(self.data).decode(), "text/plain": repr(self)}
+
+
+def _link(part: Path, target: Path) -> None:
+    """Give the finished file its name unless something has that name already."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: take the name first, then replace what holds it
+        target.open("xb").close()
+        part.replace(target)
+
+
+def _response(operation: Operation) -> ImageGenerationResponse:
+    match operation.WhichOneof("result"):
+        case "error":
+            raise from_operation(operation)
+        case None:
+            raise _broken(operation.id, "is done and has neither response nor error")
+    response = ImageGenerationResponse()
+    if not operation.response.Is(response.DESCRIPTOR):
+        raise _broken(operation.id, f"holds a {operation.response.type_url!r} instead of an image")
+    try:
+        operation.response.Unpack(response)
+    except DecodeError as error:
+        raise _broken(operation.id, f"holds a message that cannot be read, {_head(operation.response.value)}") from error
+    return response
+
+
+def _unwrapped(data: bytes, operation_id: str) -> bytes:
+    if not data.startswith(_BASE64_START):
+        return data
+    try:
+        return base64.b64decode(data, validate=True)
+    except binascii.Error as error:
+        raise _broken(operation_id, f"holds an image in broken Base64, {_head(data)}") from error
+
+
+def _size(data: bytes, operation_id: str) -> tuple[int, int]:
+    """Width and height of a whole JPEG."""
+    if not data.startswith(_START):
+        raise _broken(operation_id, f"holds no JPEG, {_head(data)}" if data else "holds an empty image")
+    size = None
+    for marker, start in _segments(data):
+        if marker in _FRAMES:
+            size = int.from_bytes(data[start + 5 : start + 7], "big"), int.from_bytes(data[start + 3 : start + 5], "big")
+        elif marker == _SCAN and size and all(size) and data.rfind(_END, start) > 0:
+            return size
+    raise _broken(operation_id, f"holds a truncated JPEG of {len(data)} bytes, {_head(data)}")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and start of each segment up to the first scan (ITU-T T.81, annex B)."""
+    at = len(_START)
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        yield marker, at + 2
+        if marker == _SCAN:
+            return
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def _head(data: bytes) -> str:
+    return f"first bytes {data[:16].hex(' ')}"
+
+
+def _broken(operation_id: str, what: str) -> ProtocolError:
+    return ProtocolError(f"operation {operation_id} {what}", operation_id=operation_id, billed="yes")

@@ -1,0 +1,167 @@
+"""What a client is told: arguments first, then the environment, judged together so that every mistake is named at once."""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import EllipsisType
+
+from yandexart_grpc import auth
+from yandexart_grpc.errors import ConfigurationError, InvalidRequest
+
+GENERATION = "https://llm.api.cloud.yandex.net:443"
+OPERATIONS = "https://operation.api.cloud.yandex.net:443"
+TIMEOUT = 300.0
+"""How long to wait for an image, in seconds, where nothing else is said. Most take under a minute."""
+RPC_TIMEOUT = 30.0
+"""How long one call may take, in seconds: a slow link needs that much for a large image."""
+MAX_MESSAGE_BYTES = 32 * 2**20
+"""gRPC's own limit of 4 MiB is below what the service may answer."""
+FORMS = "https://host[:port], host:port (TLS), http://host:port (plaintext), demo://"
+
+Timeout = float | EllipsisType | None
+"""Seconds that a wait may take; None waits as long as it takes, `...` as long as the client was told."""
+
+_ADDRESS = re.compile(r"(?:(https?)://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(\d{1,5}))?/?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a service is."""
+
+    target: str
+    """`host:port`; empty for a server inside this process."""
+    plaintext: bool = False
+    embedded: str | None = None
+    """The backend of a server inside this process."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Endpoint":
+        """Read an address; raises `ValueError` that tells the known forms."""
+        if text == "demo://":
+            return cls("", embedded="demo")
+        found = _ADDRESS.fullmatch(text.strip())
+        scheme, host, port = found.groups() if found else (None, None, None)
+        port = port or ("443" if scheme == "https" else None)
+        if not host or not port or not 0 < int(port) < 65536:
+            raise ValueError(f"{text!r} is none of {FORMS}")
+        return cls(f"{host}:{port}", plaintext=scheme == "http")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a client needs to know before its first call."""
+
+    folder_id: str | None
+    credential: auth.Credential | None
+    endpoint: Endpoint
+    operation_endpoint: Endpoint
+    root_certificates: bytes | None = field(repr=False)
+    """PEM of the authorities to trust; None for those that gRPC brings."""
+    timeout: float | None
+    """Seconds for a whole wait; None waits as long as it takes."""
+    rpc_timeout: float
+    """Seconds for one call."""
+    max_message_bytes: int
+    """The largest answer that is received."""
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        folder_id: str | None,
+        credentials: str | None,
+        endpoint: str | None,
+        operation_endpoint: str | None,
+        root_certificates: str | os.PathLike[str] | None,
+        timeout: float | None,
+        rpc_timeout: float,
+        max_message_bytes: int,
+        environ: Mapping[str, str] = os.environ,
+    ) -> "Settings":
+        """Settings from arguments and environment.
+
+        Raises `ConfigurationError`, which names everything that is wrong at once: setting, value and limit.
+        """
+        found = [
+            text for name, value in (("timeout", timeout), ("rpc_timeout", rpc_timeout)) for text in problems_of_time(name, value)
+        ]
+        if rpc_timeout is None:
+            found.append("rpc_timeout: None; one call must end")
+        if isinstance(max_message_bytes, bool) or not isinstance(max_message_bytes, int) or not 0 < max_message_bytes < 2**31:
+            found.append(f"max_message_bytes: {max_message_bytes!r} is not an integer from 1 to {2**31 - 1}")
+        endpoint = endpoint or environ.get("YANDEXART_ENDPOINT") or None
+        generation = _parse("endpoint", endpoint or GENERATION, found)
+        operations = _parse("operation_endpoint", operation_endpoint or endpoint or OPERATIONS, found)
+        credential = None
+        try:
+            credential = auth.find(credentials, environ)
+        except ValueError as error:
+            found.append(str(error))
+        else:
+            if credential is None and endpoint is None:
+                found.append(f"credentials: none given, and none of {', '.join(auth.VARIABLES)} is set")
+        folder = folder_id or environ.get("YC_FOLDER_ID") or generation.embedded
+        if folder and not re.fullmatch(r"[\w.-]{1,50}", folder, re.ASCII):
+            found.append(f"folder_id: {folder!r} is not up to 50 letters, digits, '.', '_' and '-'")
+        pem = _read_pem(root_certificates, found)
+        if found:
+            raise ConfigurationError("; ".join(found))
+        return cls(
+            folder_id=folder,
+            credential=credential,
+            endpoint=generation,
+            operation_endpoint=operations,
+            root_certificates=pem,
+            timeout=timeout,
+            rpc_timeout=rpc_timeout,
+            max_message_bytes=max_message_bytes,
+        )
+
+    def span(self, timeout: Timeout) -> float | None:
+        """The time for one wait: what the caller gave, or this client's own where it is `...`.
+
+        Raises `InvalidRequest` when it is not a positive number of seconds.
+        """
+        if isinstance(timeout, EllipsisType):
+            return self.timeout
+        if found := problems_of_time("timeout", timeout):
+            raise InvalidRequest(found[0])
+        return timeout
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries."""
+        return (("authorization", self.credential.authorization),) if self.credential else ()
+
+
+def problems_of_time(name: str, value: float | None) -> list[str]:
+    """What is wrong with a span of time."""
+    if value is None:
+        return []
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        return [f"{name}: {value!r} is not a positive number of seconds"]
+    return []
+
+
+def _parse(name: str, text: str, found: list[str]) -> Endpoint:
+    try:
+        return Endpoint.parse(text)
+    except ValueError as error:
+        found.append(f"{name}: {error}")
+        return Endpoint("")
+
+
+def _read_pem(path: str | os.PathLike[str] | None, found: list[str]) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        pem = Path(path).read_bytes()
+    except OSError as error:
+        found.append(f"root_certificates: {error}")
+        return None
+    if b"-----BEGIN CERTIFICATE-----" not in pem:
+        found.append(f"root_certificates: {os.fspath(path)!r} holds no PEM certificate")
+    return pem

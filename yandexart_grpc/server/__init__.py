@@ -1,0 +1,6 @@
+"""The server: the same contract, served by you. Needs `yandexart-grpc[server]`."""
+
+from yandexart_grpc.server.app import Embedded, ServerSettings, embedded, serve
+from yandexart_grpc.server.backends.base import Backend
+
+__all__ = ["Backend", "Embedded", "ServerSettings", "embedded", "serve"]

@@ -1,0 +1,179 @@
+"""Puts one server together from its settings, and runs it: in the foreground, or inside a process as `embedded`."""
+
+import asyncio
+import ipaddress
+import logging
+import re
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from yandexart_grpc.errors import ConfigurationError
+from yandexart_grpc.server.backends.base import Backend
+from yandexart_grpc.server.backends.demo import DemoBackend
+from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_door
+from yandexart_grpc.server.operations import Operations
+from yandexart_grpc.server.store import MemoryStore
+from yandexart_grpc.server.workers import TaskWorkers
+
+log = logging.getLogger("yandexart_grpc.server")
+
+LISTEN = "127.0.0.1:50051"
+EVERYWHERE = ("0.0.0.0", "[::]")
+"""Addresses to bind to, and none to reach anybody at."""
+DURATION = "fixed:0.5"
+GRACE = 5.0
+"""Seconds that calls in progress may take once the server is told to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Everything a server needs to know."""
+
+    listen: str = LISTEN
+    """`host:port`; port 0 takes a free one."""
+    backend: str | Backend = "demo"
+    """The name of a backend, or one of your own."""
+    duration: str = DURATION
+    """How long the demo backend takes: `fixed:S`, `uniform:LOW,HIGH` or `lognormal:MEDIAN,SIGMA`, in seconds."""
+    tls_cert: str | None = None
+    """A PEM file with the certificate of the server; without one it speaks plaintext."""
+    tls_key: str | None = None
+    """A PEM file with the key of that certificate."""
+    allow_anonymous: bool = False
+    """Let the server bind to an address that is not loopback, where everyone who reaches it may use it."""
+    grace: float = GRACE
+    """Seconds that calls in progress may take once the server is told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A server inside this process."""
+
+    endpoint: str
+    """Its address, as a client takes it."""
+
+
+@contextmanager
+def embedded(
+    backend: str | Backend = "demo",
+    duration: str = DURATION,
+    *,
+    listen: str = "127.0.0.1:0",
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+) -> Iterator[Embedded]:
+    """Serve inside this process, in a thread of its own, until the `with` block ends; works from blocking code and from asyncio.
+
+    The arguments are those of `ServerSettings`. Raises `ConfigurationError`.
+    """
+    settings = ServerSettings(listen=listen, backend=backend, duration=duration, tls_cert=tls_cert, tls_key=tls_key, grace=0.0)
+    started: Future[tuple[str, Callable[[], object]]] = Future()
+
+    async def main() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        async with serving(settings) as endpoint:
+            started.set_result((endpoint, lambda: loop.call_soon_threadsafe(stop.set)))
+            await stop.wait()
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except ConfigurationError as error:
+            started.set_exception(error)
+
+    # A daemon, so that a client that nobody closed does not keep the process alive.
+    thread = threading.Thread(target=run, name="yandexart-server", daemon=True)
+    thread.start()
+    endpoint, stop = started.result()
+    try:
+        yield Embedded(endpoint)
+    finally:
+        stop()
+        thread.join()
+
+
+async def serve(settings: ServerSettings, started: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; `started` is told the address. Raises `ConfigurationError`."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(settings) as endpoint:
+        started(endpoint)
+        await stop.wait()
+
+
+@asynccontextmanager
+async def serving(settings: ServerSettings) -> AsyncIterator[str]:
+    """A server in the running event loop, which yields its address. Raises `ConfigurationError`."""
+    operations = Operations(MemoryStore(), TaskWorkers(), _backend(settings))
+    server = grpc.aio.server(options=OPTIONS)
+    address = _bind(server, settings)
+    doctor = open_door(server, operations, address)
+    await announce(doctor)
+    await server.start()
+    log.info("serving on %s", address)
+    try:
+        yield f"{'https' if settings.tls_cert else 'http'}://{address}"
+    finally:
+        await doctor.enter_graceful_shutdown()
+        await server.stop(settings.grace)
+        await operations.close()
+        log.info("stopped")
+
+
+def _backend(settings: ServerSettings) -> Backend:
+    if not isinstance(settings.backend, str):
+        return settings.backend
+    if settings.backend != "demo":
+        raise ConfigurationError(f"backend: {settings.backend!r} is not 'demo'")
+    try:
+        return DemoBackend(settings.duration)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
+    """Take the port, and return the address under which others reach it."""
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", settings.listen, re.ASCII)
+    if not found or int(found[2]) > 65535:
+        raise ConfigurationError(f"listen: {settings.listen!r} is not host:port with a port from 0 to 65535")
+    host = found[1]
+    if not settings.allow_anonymous and not _is_loopback(host):
+        raise ConfigurationError(
+            f"listen: {host!r} is not loopback, and whoever reaches it could order; allow_anonymous permits that"
+        )
+    try:
+        if settings.tls_cert or settings.tls_key:
+            port = server.add_secure_port(settings.listen, _certificate(settings))
+        else:
+            port = server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise ConfigurationError(f"listen: {settings.listen!r} cannot be bound: {error}") from error
+    return f"{socket.gethostname() if host in EVERYWHERE else host}:{port}"
+
+
+def _certificate(settings: ServerSettings) -> grpc.ServerCredentials:
+    pems = []
+    for name, path in (("tls_key", settings.tls_key), ("tls_cert", settings.tls_cert)):
+        if path is None:
+            raise ConfigurationError(f"{name}: none given; a certificate and its key are needed together")
+        try:
+            pems.append(Path(path).read_bytes())
+        except OSError as error:
+            raise ConfigurationError(f"{name}: {error}") from error
+    return grpc.ssl_server_credentials([(pems[0], pems[1])])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -97,7 +97,7 @@ def test_the_demo_needs_nothing() -> None:
         ({}, {"timeout": float("inf")}, "timeout: inf"),
         ({}, {"timeout": "1"}, "timeout: '1'"),
         ({}, {"rpc_timeout": -1}, "rpc_timeout: -1"),
-        ({}, {"rpc_timeout": None}, "rpc_timeout: None"),
+        ({}, {"rpc_timeout": None}, "rpc_timeout: 0 is not a positive"),
         ({}, {"max_message_bytes": 2**31}, "max_message_bytes: 2147483648 is not an integer from 1 to 2147483647"),
         ({}, {"root_certificates": "/nowhere/ca.pem"}, "root_certificates: .*'/nowhere/ca.pem'"),
         ({}, {"root_certificates": __file__}, "root_certificates: .* holds no PEM certificate"),

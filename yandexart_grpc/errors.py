@@ -1,7 +1,7 @@
 """The tree of errors, and the one table that ties gRPC codes to classes, HTTP statuses and exit codes.
 
     YandexArtError
-    ├── ConfigurationError (ValueError)    a setting is wrong; nothing was sent
+    ├── ConfigurationError (ValueError)    a setting is missing or wrong
     ├── InvalidRequest (ValueError)        the request is wrong, found here or by the server
     ├── ContentRefused                     the content rules refuse this prompt
     ├── Unauthenticated                    no credential, or one that is not accepted

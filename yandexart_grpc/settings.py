@@ -85,24 +85,13 @@ class Settings:
 
         Raises `ConfigurationError`, which names everything that is wrong at once: setting, value and limit.
         """
-        found = [
-            text for name, value in (("timeout", timeout), ("rpc_timeout", rpc_timeout)) for text in problems_of_time(name, value)
-        ]
-        if rpc_timeout is None:
-            found.append("rpc_timeout: None; one call must end")
-        if isinstance(max_message_bytes, bool) or not isinstance(max_message_bytes, int) or not 0 < max_message_bytes < 2**31:
+        found = [*problems_of_time("timeout", timeout), *problems_of_time("rpc_timeout", rpc_timeout or 0)]
+        if not isinstance(max_message_bytes, int) or not 0 < max_message_bytes < 2**31:
             found.append(f"max_message_bytes: {max_message_bytes!r} is not an integer from 1 to {2**31 - 1}")
         endpoint = endpoint or environ.get("YANDEXART_ENDPOINT") or None
         generation = _parse("endpoint", endpoint or GENERATION, found)
         operations = _parse("operation_endpoint", operation_endpoint or endpoint or OPERATIONS, found)
-        credential = None
-        try:
-            credential = auth.find(credentials, environ)
-        except ValueError as error:
-            found.append(str(error))
-        else:
-            if credential is None and endpoint is None:
-                found.append(f"credentials: none given, and none of {', '.join(auth.VARIABLES)} is set")
+        credential = _credential(credentials, environ, found, needed=endpoint is None)
         folder = folder_id or environ.get("YC_FOLDER_ID") or generation.embedded
         if folder and not re.fullmatch(r"[\w.-]{1,50}", folder, re.ASCII):
             found.append(f"folder_id: {folder!r} is not up to 50 letters, digits, '.', '_' and '-'")
@@ -152,6 +141,17 @@ def _parse(name: str, text: str, found: list[str]) -> Endpoint:
     except ValueError as error:
         found.append(f"{name}: {error}")
         return Endpoint("")
+
+
+def _credential(given: str | None, environ: Mapping[str, str], found: list[str], *, needed: bool) -> auth.Credential | None:
+    try:
+        credential = auth.find(given, environ)
+    except ValueError as error:
+        found.append(str(error))
+        return None
+    if credential is None and needed:
+        found.append(f"credentials: none given, and none of {', '.join(auth.VARIABLES)} is set")
+    return credential
 
 
 def _read_pem(path: str | os.PathLike[str] | None, found: list[str]) -> bytes | None:

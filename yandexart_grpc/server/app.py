@@ -74,7 +74,7 @@ def embedded(
 
     The arguments are those of `ServerSettings`. Raises `ConfigurationError`.
     """
-    settings = ServerSettings(listen=listen, backend=backend, duration=duration, tls_cert=tls_cert, tls_key=tls_key, grace=0.0)
+    settings = ServerSettings(listen=listen, backend=backend, duration=duration, tls_cert=tls_cert, tls_key=tls_key, grace=0.1)
     started: Future[tuple[str, Callable[[], object]]] = Future()
 
     async def main() -> None:

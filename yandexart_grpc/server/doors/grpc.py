@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from yandexart_grpc import stubs
 from yandexart_grpc.errors import InvalidRequest, NotFound, YandexArtError
@@ -120,8 +120,9 @@ def open_door(server: grpc.aio.Server, operations: Operations, address: str) -> 
     stubs.add_ApiEndpointServiceServicer_to_server(Endpoints(address), server)
     doctor = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(doctor, server)
-    # Reflection looks everything up in one pool, and health lives in another.
-    stubs.POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
+    # Reflection looks everything up in one pool, and these two live in another.
+    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        stubs.POOL.AddSerializedFile(file.serialized_pb)
     reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server, pool=stubs.POOL)
     return doctor
 

@@ -1,0 +1,60 @@
+# `make` alone prints this list. Each target needs nothing but Python 3.11 or newer, git and make.
+PYTHON ?= python3
+PROMPT ?= a red cat
+OUT ?= demo.jpeg
+
+BIN := .venv/bin
+UV := $(BIN)/uv
+# Trust the certificates this machine trusts, as pip does.
+export UV_SYSTEM_CERTS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format proto proto-check test-compat clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+demo: .venv/demo ## make a picture with no account: make demo [PROMPT="a red cat"] [OUT=demo.jpeg]
+	$(BIN)/yandexart generate --demo --force --output "$(OUT)" "$(PROMPT)"
+
+test: lint proto-check ## run every check and test but the slow ones
+	$(BIN)/pytest -m 'not slow'
+
+lint: .venv/test ## check formatting, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/test ## format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: .venv-proto/done ## compile proto/ into generated/
+	.venv-proto/bin/python proto/compile.py
+
+proto-check: .venv-proto/done ## fail where generated/ is not what proto/ compiles to
+	.venv-proto/bin/python proto/compile.py --check
+
+test-compat: .venv/test ## try the stubs beside several versions of yandexcloud and protobuf (minutes)
+	$(BIN)/pytest -m slow
+
+clean: ## remove the environments
+	rm -rf .venv .venv-proto
+
+$(UV):
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+
+.venv/demo: pyproject.toml | $(UV)
+	$(UV) pip install --quiet --python $(BIN)/python --editable '.[cli,server]'
+	touch $@
+
+.venv/test: pyproject.toml | $(UV)
+	$(UV) pip install --quiet --python $(BIN)/python --editable '.[all]' --group test
+	touch $@
+
+# The compiler's protobuf and the one yandexcloud wants exclude each other, and it has no build for Python 3.14 or newer.
+.venv-proto/done: pyproject.toml | $(UV)
+	$(UV) venv --quiet --clear --python '>=3.11,<3.14' .venv-proto
+	$(UV) pip install --quiet --python .venv-proto/bin/python --group proto
+	touch $@

@@ -1,0 +1,63 @@
+"""Fixtures: an embedded server, and one face for both clients so that a claim about them is written once."""
+
+import asyncio
+import inspect
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from yandexart_grpc import AsyncOperation, AsyncYandexArt, Operation, YandexArt
+from yandexart_grpc.server import Embedded, embedded
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine reaches a test."""
+    for name in os.environ:
+        if name.startswith(("YC_", "YANDEXART_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Embedded]:
+    """A server that draws as fast as it can."""
+    with embedded(duration="fixed:0") as running:
+        yield running
+
+
+class Face:
+    """A client or a handle of either kind, whose methods are awaited; the blocking ones run in a thread."""
+
+    def __init__(self, behind: YandexArt | AsyncYandexArt | Operation | AsyncOperation) -> None:
+        self.behind = behind
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self.behind, name)
+        if not callable(member):
+            return member
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if inspect.iscoroutinefunction(member):
+                result = await member(*args, **kwargs)
+            else:
+                result = await asyncio.to_thread(member, *args, **kwargs)
+            return Face(result) if isinstance(result, Operation | AsyncOperation) else result
+
+        return call
+
+
+@pytest.fixture(params=[YandexArt, AsyncYandexArt], ids=["sync", "aio"])
+async def connect(request: pytest.FixtureRequest, server: Embedded) -> AsyncIterator[Callable[..., Face]]:
+    """Makes clients of one kind, for the embedded server where nothing else is said, and closes them in the end."""
+    made: list[Face] = []
+
+    def make(**settings: Any) -> Face:
+        settings = {"endpoint": server.endpoint, "folder_id": "folder"} | settings
+        made.append(Face(request.param(**settings)))
+        return made[-1]
+
+    yield make
+    for face in made:
+        await face.close()

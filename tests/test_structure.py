@@ -1,0 +1,141 @@
+"""The house: who imports whom, what is public, and that both clients are one."""
+
+import ast
+import inspect
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+import pytest
+
+import yandexart_grpc
+from yandexart_grpc import AsyncOperation, AsyncYandexArt, Operation, YandexArt, server, stubs
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "yandexart_grpc"
+
+CORE = ("_version", "errors", "request", "image", "settings", "auth", "channel", "_plan", "_wait", "_submit", "_drive", "stubs")
+MAY_IMPORT = {
+    "stubs": ("yandexart_pb",),
+    "_version": (),
+    "errors": ("stubs",),
+    "request": ("stubs", "errors"),
+    "image": ("stubs", "errors", "request"),
+    "_plan": (),
+    "_wait": ("_plan", "errors", "stubs"),
+    "_submit": ("_plan", "errors", "stubs"),
+    "_drive": ("_plan",),
+    "auth": (),
+    "settings": ("auth", "errors"),
+    "channel": ("_version", "errors", "settings", "server"),
+    "client": CORE,
+    "aio": (*CORE, "client"),
+    "__init__": ("aio", "client", "errors", "image", "request", "_version"),
+    "server": ("server", "stubs", "errors", "request", "image"),
+    "server/doors": ("server/operations", "stubs", "errors", "request", "image"),
+    "server/operations": ("server/store", "server/workers", "server/backends/base", "stubs", "errors", "request"),
+    "server/store": ("stubs", "request"),
+    "server/workers": (),
+    "server/backends": ("server/backends", "stubs", "errors", "request", "image"),
+    "cli": ("cli", "__init__", "client", "aio", "errors", "server"),
+}
+"""Who may import whom (design.md, section 2). Of the paths that fit a file the longest holds; a folder stands for all in it."""
+
+
+def files() -> Iterator[str]:
+    """Every module of the package, as its path without `.py`."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def imports_of(name: str) -> Iterator[str]:
+    """What a module imports from us, as paths."""
+    for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        for module in modules:
+            if module.startswith("yandexart_pb"):
+                yield "yandexart_pb"
+            elif module.startswith("yandexart_grpc"):
+                path = PACKAGE.parent / module.replace(".", "/")
+                is_module = path.is_dir() or path.with_suffix(".py").is_file()
+                yield (path if is_module else path.parent).relative_to(PACKAGE).as_posix().replace(".", "__init__")
+
+
+@pytest.mark.parametrize("name", list(files()))
+def test_imports_go_one_way(name: str) -> None:
+    """A module imports only what the design lets it import."""
+    rule = max((key for key in MAY_IMPORT if f"{name}/".startswith(f"{key}/")), key=len)
+    for imported in imports_of(name):
+        assert any(f"{imported}/".startswith(f"{allowed}/") for allowed in MAY_IMPORT[rule]), f"{name} imports {imported}"
+
+
+def test_only_stubs_knows_the_generated_modules() -> None:
+    """Generated modules are imported by `stubs` and nobody else."""
+    assert [name for name in files() if "yandexart_pb" in imports_of(name)] == ["stubs"]
+
+
+def test_rooms_are_entered_by_one_function() -> None:
+    """Outside the rooms, one function of `channel` imports a room, and only when it is called."""
+
+    def room(path: str) -> bool:
+        return path.split("/")[0] in ("server", "cli")
+
+    assert [name for name in files() if not room(name) and any(map(room, imports_of(name)))] == ["channel"]
+    top = ast.parse((PACKAGE / "channel.py").read_text()).body
+    assert not [node for node in top if isinstance(node, ast.ImportFrom) and "server" in str(node.module)]
+
+
+@pytest.mark.parametrize("module", [yandexart_grpc, server])
+def test_public_names_are_sorted_and_exist(module: ModuleType) -> None:
+    """`__all__` is sorted and complete."""
+    assert module.__all__ == sorted(module.__all__)
+    assert set(module.__all__) <= vars(module).keys()
+
+
+def test_every_public_name_is_documented() -> None:
+    """Public classes and their public methods have docstrings."""
+    public = [getattr(yandexart_grpc, name) for name in yandexart_grpc.__all__]
+    for thing in filter(inspect.isclass, public):
+        members = [value for name, value in vars(thing).items() if not name.startswith("_") and callable(value)]
+        for member in [thing, *members]:
+            assert member.__doc__, member
+
+
+@pytest.mark.parametrize(("blocking", "awaited"), [(YandexArt, AsyncYandexArt), (Operation, AsyncOperation)])
+def test_both_clients_have_the_same_face(blocking: type, awaited: type) -> None:
+    """Names, parameters, defaults and annotations are the same; only `Async` and `await` differ."""
+    faces = [
+        {
+            name: [
+                (p.name, p.kind, p.default, str(p.annotation).replace("aio.Async", "client.").replace("Async", ""))
+                for p in inspect.signature(method).parameters.values()
+            ]
+            for name, method in vars(kind).items()
+            if isinstance(method, FunctionType) and (name == "__init__" or not name.startswith("_"))
+        }
+        for kind in (blocking, awaited)
+    ]
+    assert faces[0] == faces[1]
+
+
+def test_nothing_names_a_registry_or_this_machine() -> None:
+    """No committed file names the host of a package registry or a path of one machine."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = re.compile(
+        "|".join(
+            ["py" + r"pi\.org", "python" + r"hosted\.org", "registry" + r"\.npmjs", "/" + "work/", "/ro" + "ot/", "/ho" + "me/"]
+        )
+    )
+    for name in filter(None, listed.split("\0")):
+        text = (ROOT / name).read_bytes().decode(errors="replace")
+        assert not words.search(text), f"{name}: {words.search(text)}"
+
+
+def test_the_services_are_served_under_names_of_the_contract() -> None:
+    """A service's path on the wire is made of the names that the contract declares."""
+    service = stubs.ImageGenerationRequest.DESCRIPTOR.file.services_by_name["ImageGenerationAsyncService"]
+    assert service.full_name == "yandex.cloud.ai.foundation_models.v1.image_generation.ImageGenerationAsyncService"

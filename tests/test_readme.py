@@ -4,10 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.errors import TABLE
 from yandexart_grpc.server import Embedded
 
@@ -47,6 +50,29 @@ def test_there_are_examples_of_everything() -> None:
     assert [title for title, _ in PYTHON] == ["In blocking code", "In asyncio", "With the stubs alone", "In your tests"]
     assert all(code.count("\n") <= 15 for _, code in PYTHON)
     assert len(COMMANDS) == 2
+
+
+def test_every_command_and_option_is_documented() -> None:
+    """The table of the command line holds exactly the commands and options that there are."""
+    table = re.findall(r"^\| `?([a-z]+(?: [a-z]+)?)[ A-Z]*`? \| (.+) \|$", SECTIONS["On the command line"], re.MULTILINE)
+    documented = {command: set(re.findall(r"--[a-z-]+", options)) for command, options in table if command != "command"}
+    shared = documented.pop("connections")
+    for command, cells in table:
+        documented[command] = documented.get(command, set()) | (shared if "connections" in cells else set())
+    existing = {
+        name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        for name, command in commands(yandexart)
+    }
+    assert {name: documented.get(name) for name in existing} == existing
+
+
+def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command below a group, under its whole name."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path}{name} ")
+        else:
+            yield path + name, command
 
 
 def test_the_table_of_errors_is_the_table() -> None:

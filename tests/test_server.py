@@ -211,7 +211,11 @@ def test_health_and_reflection_answer(channel: grpc.Channel) -> None:
         ({"backend": "oil"}, "backend: 'oil'"),
         ({"duration": "soon"}, "duration 'soon' is not fixed:SECONDS"),
         ({"tls_cert": "cert.pem"}, "tls_key: none given"),
-        ({"tls_key": "/nowhere/key.pem", "tls_cert": "/nowhere/cert.pem"}, "tls_key: .*'/nowhere/key.pem'"),
+        (
+            {"tls_key": "/nowhere/key.pem", "tls_cert": "/nowhere/cert.pem"},
+            "tls_cert '/nowhere/cert.pem', tls_key '/nowhere/key.pem': .*No such file",
+        ),
+        ({"tls_key": __file__, "tls_cert": __file__}, "tls_cert '.*', tls_key '.*'"),
     ],
 )
 def test_a_wrong_setting_of_the_server_is_named(settings: dict[str, Any], words: str) -> None:
@@ -223,7 +227,10 @@ def test_a_wrong_setting_of_the_server_is_named(settings: dict[str, Any], words:
 def test_a_port_in_use_is_said(server: Embedded) -> None:
     """A second server on the port of another one says so instead of sharing its callers."""
     address = server.endpoint.removeprefix("http://")
-    with pytest.raises(ConfigurationError, match=f"listen: '{address}' cannot be bound"), embedded(listen=address):
+    with (
+        pytest.raises(ConfigurationError, match=f"listen: '{address}' cannot be bound: Address already in use"),
+        embedded(listen=address),
+    ):
         pass
 
 

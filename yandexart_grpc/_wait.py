@@ -68,7 +68,7 @@ def watch(
                 return operation
         due = start + _plan.next_age(now() - start)
     raise OperationTimeout(
-        f"operation {operation_id} was not done within {timeout} s; it goes on, and operation({operation_id!r}) picks it up",
+        f"operation {operation_id} was not done within {timeout} s; it goes on, and its id picks it up again",
         code=StatusCode.DEADLINE_EXCEEDED,
         operation_id=operation_id,
     ) from last

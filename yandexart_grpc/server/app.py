@@ -3,9 +3,11 @@
 import asyncio
 import ipaddress
 import logging
+import math
 import re
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
@@ -113,6 +115,8 @@ async def serve(settings: ServerSettings, started: Callable[[str], None]) -> Non
 @asynccontextmanager
 async def serving(settings: ServerSettings) -> AsyncIterator[str]:
     """A server in the running event loop, which yields its address. Raises `ConfigurationError`."""
+    if not 0 <= settings.grace < math.inf:
+        raise ConfigurationError(f"grace: {settings.grace!r} is not a number of seconds from 0")
     operations = Operations(MemoryStore(), TaskWorkers(), _backend(settings))
     server = grpc.aio.server(options=OPTIONS)
     address = _bind(server, settings)
@@ -150,26 +154,33 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
         raise ConfigurationError(
             f"listen: {host!r} is not loopback, and whoever reaches it could order; allow_anonymous permits that"
         )
-    try:
-        if settings.tls_cert or settings.tls_key:
-            port = server.add_secure_port(settings.listen, _certificate(settings))
-        else:
-            port = server.add_insecure_port(settings.listen)
-    except RuntimeError as error:
-        raise ConfigurationError(f"listen: {settings.listen!r} cannot be bound: {error}") from error
+    credentials = _certificate(settings) if settings.tls_cert or settings.tls_key else None
+    _require_free(host.strip("[]"), int(found[2]), settings)
+    port = server.add_secure_port(settings.listen, credentials) if credentials else server.add_insecure_port(settings.listen)
     return f"{socket.gethostname() if host in EVERYWHERE else host}:{port}"
 
 
+def _require_free(host: str, port: int, settings: ServerSettings) -> None:
+    """Try the port first: why it cannot be had, gRPC tells only to stderr."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigurationError(f"listen: {settings.listen!r} cannot be bound: {error.strerror}") from error
+
+
 def _certificate(settings: ServerSettings) -> grpc.ServerCredentials:
-    pems = []
     for name, path in (("tls_key", settings.tls_key), ("tls_cert", settings.tls_cert)):
         if path is None:
             raise ConfigurationError(f"{name}: none given; a certificate and its key are needed together")
-        try:
-            pems.append(Path(path).read_bytes())
-        except OSError as error:
-            raise ConfigurationError(f"{name}: {error}") from error
-    return grpc.ssl_server_credentials([(pems[0], pems[1])])
+    key, cert = Path(str(settings.tls_key)), Path(str(settings.tls_cert))
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+        return grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
+    except OSError as error:  # an SSLError is one
+        raise ConfigurationError(f"tls_cert {str(cert)!r}, tls_key {str(key)!r}: {error}") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,0 +1,200 @@
+"""A server that is not ours: the stubs of `yandexcloud`, and answers as the real service was seen to give them.
+
+`Generate` answers an id and nothing else, `Get` the id alone as long as the script says so, and then id, done and response. No
+timestamps, no metadata, no model version (contract/service.md, "The answer"). Whatever else a caller sends is ignored.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from random import Random
+from typing import Any, NamedTuple
+
+import grpc
+import PIL.Image
+from google.protobuf.message import Message
+from yandex.cloud.ai.foundation_models.v1.image_generation.image_generation_service_pb2 import (
+    ImageGenerationRequest,
+    ImageGenerationResponse,
+)
+from yandex.cloud.ai.foundation_models.v1.image_generation.image_generation_service_pb2_grpc import (
+    ImageGenerationAsyncServiceServicer,
+    add_ImageGenerationAsyncServiceServicer_to_server,
+)
+from yandex.cloud.operation.operation_pb2 import Operation
+from yandex.cloud.operation.operation_service_pb2 import CancelOperationRequest, GetOperationRequest
+from yandex.cloud.operation.operation_service_pb2_grpc import OperationServiceServicer, add_OperationServiceServicer_to_server
+
+Answer = Callable[[Operation, grpc.ServicerContext], object]
+"""Turns an operation that has only its id into what is answered, or ends the call."""
+
+
+def alone(operation: Operation, context: grpc.ServicerContext) -> None:
+    """The id, and nothing else."""
+
+
+def nameless(operation: Operation, context: grpc.ServicerContext) -> None:
+    """Not even an id."""
+    operation.ClearField("id")
+
+
+def neither(operation: Operation, context: grpc.ServicerContext) -> None:
+    """Done, with neither response nor error."""
+    operation.done = True
+
+
+def finished(response: Message) -> Answer:
+    """Done, with that response."""
+
+    def answer(operation: Operation, context: grpc.ServicerContext) -> None:
+        operation.done = True
+        operation.response.Pack(response)
+
+    return answer
+
+
+def pictured(data: bytes) -> Answer:
+    """Done, with that image."""
+    return finished(ImageGenerationResponse(image=data))
+
+
+def undecodable(value: bytes) -> Answer:
+    """Done, with a response of the right type whose bytes are these."""
+
+    def answer(operation: Operation, context: grpc.ServicerContext) -> None:
+        pictured(b"")(operation, context)
+        operation.response.value = value
+
+    return answer
+
+
+def failed(code: int, message: str, *, done: bool = True) -> Answer:
+    """Ended with that error; the real service may set it before `done`."""
+
+    def answer(operation: Operation, context: grpc.ServicerContext) -> None:
+        operation.done = done
+        operation.error.code, operation.error.message = code, message
+
+    return answer
+
+
+def refused(code: grpc.StatusCode, details: str = "refused", metadata: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """The call ends with that status."""
+
+    def answer(operation: Operation, context: grpc.ServicerContext) -> None:
+        context.set_trailing_metadata(metadata)
+        context.abort(code, details)
+
+    return answer
+
+
+class Held:
+    """An answer that waits: the id alone, and not before `release` is set. `asked` tells that the question has arrived."""
+
+    def __init__(self) -> None:
+        self.asked, self.release = threading.Event(), threading.Event()
+
+    def __call__(self, operation: Operation, context: grpc.ServicerContext) -> None:
+        self.asked.set()
+        self.release.wait(30)
+
+
+class Call(NamedTuple):
+    """One request that reached the server."""
+
+    request: Any
+    metadata: Mapping[str, str | bytes]
+
+
+class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
+    """Both services, told what to answer, and what they were asked.
+
+    `generate` and `reads` are answered in their order, whichever operation is meant; after them every submit is accepted and
+    every operation is done, with `image`, which may depend on the request.
+    """
+
+    def __init__(
+        self,
+        *,
+        generate: Iterable[Answer] = (),
+        reads: Iterable[Answer] = (),
+        image: bytes | Callable[[ImageGenerationRequest], bytes] = b"",
+    ) -> None:
+        self.executions: list[Call] = []
+        self.reads: list[Call] = []
+        self._generate = iter(generate)
+        self._reads = iter(reads)
+        self._image = image
+        self._requests: dict[str, ImageGenerationRequest] = {}
+        self._ids = (f"fbv{number:017}" for number in itertools.count())
+        self._lock = threading.Lock()
+        self._servers: list[grpc.Server] = []
+
+    def listen(
+        self, *, generation: bool = True, operations: bool = True, credentials: grpc.ServerCredentials | None = None
+    ) -> str:
+        """Open one more port for these services, and return its endpoint. With credentials it speaks TLS."""
+        server = grpc.server(ThreadPoolExecutor(16))
+        if generation:
+            add_ImageGenerationAsyncServiceServicer_to_server(self, server)
+        if operations:
+            add_OperationServiceServicer_to_server(self, server)
+        listen = "127.0.0.1:0"
+        port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
+        server.start()
+        self._servers.append(server)
+        return f"{'https' if credentials else 'http'}://127.0.0.1:{port}"
+
+    def bought(self, request: ImageGenerationRequest | None = None) -> str:
+        """The id of a new operation; without a request, one that somebody else has submitted."""
+        with self._lock:
+            operation_id = next(self._ids)
+            self._requests[operation_id] = request or ImageGenerationRequest()
+        return operation_id
+
+    def close(self) -> None:
+        """Close every port."""
+        for server in self._servers:
+            server.stop(None).wait()
+
+    def Generate(self, request: ImageGenerationRequest, context: grpc.ServicerContext) -> Operation:
+        with self._lock:
+            self.executions.append(_call(request, context))
+            answer = next(self._generate, alone)
+        operation = Operation(id=self.bought(request))
+        answer(operation, context)
+        return operation
+
+    def Get(self, request: GetOperationRequest, context: grpc.ServicerContext) -> Operation:
+        with self._lock:
+            self.reads.append(_call(request, context))
+            submitted = self._requests.get(request.operation_id)
+            if submitted is None:
+                context.abort(grpc.StatusCode.NOT_FOUND, f"Operation {request.operation_id} not found")
+            answer = next(self._reads, None)
+        operation = Operation(id=request.operation_id)
+        answer = answer or pictured(self._image if isinstance(self._image, bytes) else self._image(submitted))
+        answer(operation, context)
+        return operation
+
+    def Cancel(self, request: CancelOperationRequest, context: grpc.ServicerContext) -> Operation:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "nobody has seen the real service cancel an image")
+
+
+def _call(request: Message, context: grpc.ServicerContext) -> Call:
+    return Call(request, dict(context.invocation_metadata()))
+
+
+def jpeg(*, size: int = 0, seed: int = 1) -> bytes:
+    """A valid JPEG of 64 to 48 pixels, filled up with comments to exactly `size` bytes where that is larger. All is noise."""
+    random, file = Random(seed), BytesIO()
+    PIL.Image.frombytes("RGB", (64, 48), random.randbytes(64 * 48 * 3)).save(file, "jpeg")
+    start, rest = file.getvalue()[:2], file.getvalue()[2:]
+    missing, comments = size - len(file.getvalue()), []
+    while missing > 0:
+        length = missing if missing < 60_004 else 60_000  # a comment takes four bytes at least
+        comments.append(b"\xff\xfe" + (length - 2).to_bytes(2) + random.randbytes(length - 4))
+        missing -= length
+    return b"".join([start, *comments, rest])

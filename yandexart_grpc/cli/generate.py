@@ -1,0 +1,82 @@
+"""`yandexart generate`: from a prompt to a file."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Unpack
+
+import click
+from click.core import ParameterSource
+
+from yandexart_grpc import YandexArt
+from yandexart_grpc.cli.options import DEMO, Connection, connection_options, default, image_options, json_option
+from yandexart_grpc.cli.output import reporting, show_image
+from yandexart_grpc.cli.progress import progress
+from yandexart_grpc.cli.target import Target
+
+MODEL, MIME_TYPE = default(YandexArt.submit, "model"), default(YandexArt.submit, "mime_type")
+
+
+@click.command()
+@click.argument("prompt")
+@image_options
+@click.option("--aspect-ratio", metavar="W:H", help="Width to height, such as 16:9.  [default: 1:1]")
+@click.option("--seed", type=int, metavar="N", help="Equal seeds give equal images.  [default: random]")
+@click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="A model in the folder, or a whole art:// URI.")
+@click.option("--mime-type", default=MIME_TYPE, show_default=True, metavar="TYPE", help="The format of the image.")
+@click.option("--folder-id", envvar="YC_FOLDER_ID", show_envvar=True, metavar="ID", help="The folder that pays.")
+@connection_options
+@click.option("--demo", is_flag=True, help=f"Short for --endpoint {DEMO}: no account is needed.")
+@json_option
+def generate(
+    prompt: str,
+    output: Path | None,
+    force: bool,
+    timeout: float,
+    aspect_ratio: str | None,
+    seed: int | None,
+    model: str,
+    mime_type: str,
+    folder_id: str | None,
+    demo: bool,
+    as_json: bool,
+    **connection: Unpack[Connection],
+) -> None:
+    """Make an image of PROMPT and save it. When PROMPT is - it is read from stdin.
+
+    The credential comes from the environment only: YC_API_KEY or YC_IAM_TOKEN.
+    """
+    if demo:
+        _refuse_with_demo("endpoint", "operation_endpoint")
+        connection["endpoint"] = DEMO
+    target = Target(output, force=force)
+    with reporting(as_json=as_json):
+        if prompt == "-":
+            prompt = _stdin()
+        with (
+            progress(connection["endpoint"]) as so_far,
+            YandexArt(folder_id=folder_id, timeout=timeout, **connection) as art,
+        ):
+            target.check()
+            so_far.submitting()
+            start = time.monotonic()
+            operation = art.submit(prompt, model=model, aspect_ratio=aspect_ratio, seed=seed, mime_type=mime_type)
+            so_far.waiting(operation.id)
+            image = operation.result()
+            seconds = time.monotonic() - start
+            so_far.saving()
+            path = target.save(image)
+        show_image(image, path, seconds, as_json=as_json)
+
+
+def _stdin() -> str:
+    """What stdin holds, with bytes that are no text passed on for the client to name."""
+    data = sys.stdin.buffer.read() if sys.stdin else b""
+    return data.decode(errors="surrogateescape").strip()
+
+
+def _refuse_with_demo(*names: str) -> None:
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--demo is short for --endpoint {DEMO} and goes with no other endpoint.")

@@ -1,0 +1,113 @@
+"""The options that several commands share. Each has the name of the client's argument, and its default from there."""
+
+import inspect
+import shlex
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from yandexart_grpc import YandexArt
+
+F = TypeVar("F", bound=Callable[..., object])
+
+DEMO = "demo://"
+"""The endpoint whose server, and every operation on it, ends with the command."""
+
+
+class Connection(TypedDict):
+    """Where operations are and how they are called: arguments of `YandexArt`."""
+
+    endpoint: str | None
+    operation_endpoint: str | None
+    root_certificates: str | None
+    rpc_timeout: float
+    max_message_bytes: int
+
+
+def default(callable_: Callable[..., object], argument: str) -> Any:
+    """What the client takes where nothing is given."""
+    return inspect.signature(callable_).parameters[argument].default
+
+
+def connection_options(command: F) -> F:
+    """The options of `Connection`."""
+    return _all(
+        command,
+        click.option(
+            "--endpoint",
+            envvar="YANDEXART_ENDPOINT",
+            show_envvar=True,
+            metavar="URL",
+            help="https://host:port, host:port (TLS), http://host:port or demo://. Yandex Cloud where none is given.",
+        ),
+        click.option("--operation-endpoint", metavar="URL", help="Where operations are read, if that is another place."),
+        click.option("--root-certificates", metavar="FILE", help="PEM file with the authority of the server."),
+        click.option(
+            "--rpc-timeout",
+            type=float,
+            default=default(YandexArt, "rpc_timeout"),
+            show_default=True,
+            metavar="SECONDS",
+            help="How long one call may take.",
+        ),
+        click.option(
+            "--max-message-bytes",
+            type=int,
+            default=default(YandexArt, "max_message_bytes"),
+            show_default=True,
+            metavar="N",
+            help="The largest answer that is received.",
+        ),
+    )
+
+
+def image_options(command: F) -> F:
+    """The options of a command that waits for an image and saves it."""
+    return _all(
+        command,
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Where to save the image; .jpeg is added to a name without extension.  [default: yandexart-<operation id>.jpeg]",
+        ),
+        click.option("--force", is_flag=True, help="Replace FILE if there is one."),
+        click.option(
+            "--timeout",
+            type=float,
+            default=default(YandexArt, "timeout"),
+            show_default=True,
+            metavar="SECONDS",
+            help="How long to wait for the image. The operation goes on after that.",
+        ),
+    )
+
+
+def json_option(command: F) -> F:
+    """The option to talk to programs."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object: to stdout, or an error to stderr.")
+    return option(command)
+
+
+CARRIED = frozenset(Connection.__annotations__) | {"output", "force", "as_json"}
+"""What a command that picks an operation up takes over from the one that was left."""
+
+
+def pick_up_command(operation_id: str) -> str:
+    """The command that picks an operation up, with those options of the running command that it needs to do the same."""
+    words = ["yandexart", "operation", "wait", operation_id]
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in CARRIED and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
+            value = context.params[option.name]
+            words += option.opts[:1] if value is True else [option.opts[0], str(value)]
+    return shlex.join(words)
+
+
+def _all(command: F, *options: Callable[[F], F]) -> F:
+    return reduce(lambda decorated, option: option(decorated), reversed(options), command)

@@ -1,7 +1,8 @@
 # `make` alone prints this list. Each target needs nothing but Python 3.11 or newer, git and make.
 PYTHON ?= python3
-PROMPT ?= a red cat
-OUT ?= demo.jpeg
+# In the environment, so that no letter of a prompt means anything to make's shell.
+export PROMPT ?= a red cat
+export OUT ?= demo.jpeg
 
 BIN := .venv/bin
 UV := $(BIN)/uv
@@ -15,7 +16,7 @@ help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 demo: .venv/demo ## make a picture with no account: make demo [PROMPT="a red cat"] [OUT=demo.jpeg]
-	$(BIN)/yandexart generate --demo --force --output "$(OUT)" "$(PROMPT)"
+	@$(BIN)/yandexart generate --demo --force --output "$$OUT" -- "$$PROMPT"
 
 test: lint proto-check ## run every check and test but the slow ones
 	$(BIN)/pytest -m 'not slow'

@@ -1,0 +1,100 @@
+"""What is installed is what was promised: both packages, three dependencies, and nothing of the rooms before they are entered."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+LOAD = """
+import json, sys
+import grpc, grpc.aio  # grpcio loads whichever of its sisters it finds, health and reflection among them
+before = set(sys.modules)
+import yandexart_grpc
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+"""Prints the modules that `import yandexart_grpc` loads on top of grpcio."""
+
+CORE = {"google", "grpc", "yandexart_grpc", "yandexart_pb"}
+"""What the modules of the three dependencies and of the wheel begin with."""
+ROOMS = {"yandexart_grpc.cli", "yandexart_grpc.server", "yandexart_grpc.testing"}
+
+
+def run(*command: str | Path, expected: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a program outside the repository, and see it end with the expected code."""
+    environment = os.environ | {"UV_SYSTEM_CERTS": "1"}
+    ran = subprocess.run(command, env=environment, cwd=ROOT.anchor, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == expected, ran.stderr
+    return ran
+
+
+def uv(*arguments: str | Path) -> str:
+    """What uv prints, run from the environment of the tests."""
+    return run(sys.executable, "-m", "uv", "--quiet", *arguments).stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this project."""
+    folder = tmp_path_factory.mktemp("wheel")
+    uv("build", "--wheel", "--out-dir", folder, ROOT)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that holds the wheel and what it depends on, without extras."""
+    environment = tmp_path_factory.mktemp("environment") / "venv"
+    uv("venv", "--python", sys.executable, environment)
+    uv("pip", "install", "--python", environment / "bin" / "python", wheel)
+    return environment / "bin" / "python"
+
+
+def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
+    """The wheel holds `yandexart_grpc` and `yandexart_pb`, both typed, and no tests."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"yandexart_grpc", "yandexart_pb"}
+    assert {"yandexart_grpc/py.typed", "yandexart_pb/py.typed"} <= set(names)
+
+
+def test_without_extras_there_are_three_dependencies(fresh: Path) -> None:
+    """Installing without extras brings the three dependencies, and what grpcio needs itself."""
+    installed = {package["name"] for package in json.loads(uv("pip", "list", "--python", fresh, "--format", "json"))}
+    assert installed == {"yandexart-grpc", "grpcio", "protobuf", "googleapis-common-protos", "typing-extensions"}
+
+
+@pytest.mark.parametrize("extras", ["without extras", "with extras"])
+def test_the_import_loads_no_room_and_no_extra(extras: str, request: pytest.FixtureRequest) -> None:
+    """`import yandexart_grpc` warns of nothing, and loads no room, and of other packages only the three dependencies."""
+    python = sys.executable if extras == "with extras" else request.getfixturevalue("fresh")
+    loaded = json.loads(run(python, "-W", "error", "-c", LOAD).stdout)
+    assert ROOMS.isdisjoint(loaded)
+    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names <= CORE
+
+
+def test_the_command_without_its_extra_names_it(fresh: Path) -> None:
+    """`yandexart` says in one line which extra it needs."""
+    ran = run(fresh.with_name("yandexart"), "--help", expected=2)
+    assert ran.stdout == ""
+    assert len(ran.stderr.splitlines()) == 1
+    assert "pip install 'yandexart-grpc[cli]'" in ran.stderr
+
+
+def test_an_embedded_server_without_its_extra_names_it(fresh: Path) -> None:
+    """`demo://` says which extra it needs, as a ConfigurationError."""
+    code = """
+from yandexart_grpc import ConfigurationError, YandexArt
+try:
+    YandexArt(endpoint="demo://")
+except ConfigurationError as error:
+    print(error)
+"""
+    assert "pip install 'yandexart-grpc[server]'" in run(fresh, "-W", "error", "-c", code).stdout

@@ -1,6 +1,7 @@
 """What the commands print: results to stdout, errors to stderr, as text for people or as one JSON object for programs."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -104,6 +105,8 @@ def echo(text: str, *, err: bool = False) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        # What is left in the buffer would fail again at the end of the process, and change the exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
         raise OutputError(f"cannot print the answer: {error.strerror}") from error
 
 

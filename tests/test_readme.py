@@ -47,7 +47,13 @@ def test_every_command_runs(command: str, server: Embedded, tmp_path: Path) -> N
 
 def test_there_are_examples_of_everything() -> None:
     """Blocking code, asyncio, stubs, tests and the command line each have one, of about ten lines."""
-    assert [title for title, _ in PYTHON] == ["In blocking code", "In asyncio", "With the stubs alone", "In your tests"]
+    assert [title for title, _ in PYTHON] == [
+        "In blocking code",
+        "Many at once",
+        "In asyncio",
+        "With the stubs alone",
+        "In your tests",
+    ]
     assert all(code.count("\n") <= 15 for _, code in PYTHON)
     assert len(COMMANDS) == 2
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from yandexart_grpc import AsyncYandexArt, ConfigurationError, YandexArt
-from yandexart_grpc.settings import Endpoint, Settings
+from yandexart_grpc.settings import Endpoint, Limits, Settings
 
 DEFAULTS: dict[str, Any] = {
     "folder_id": "b1g",
@@ -14,14 +14,21 @@ DEFAULTS: dict[str, Any] = {
     "endpoint": None,
     "operation_endpoint": None,
     "root_certificates": None,
+    "history": None,
+}
+LIMITS: dict[str, Any] = {
     "timeout": 60.0,
     "rpc_timeout": 10.0,
     "max_message_bytes": 1000,
+    "patience": None,
+    "reads_per_second": 45.0,
+    "submits_per_minute": 500.0,
 }
 
 
 def resolve(environ: dict[str, str] | None = None, **arguments: Any) -> Settings:
-    return Settings.resolve(**DEFAULTS | arguments, environ=environ or {})
+    limits = {name: arguments.pop(name, value) for name, value in LIMITS.items()}
+    return Settings.resolve(**DEFAULTS | arguments, limits=Limits(**limits), environ=environ or {})
 
 
 @pytest.mark.parametrize(
@@ -67,15 +74,15 @@ def test_the_environment_fills_in_and_arguments_win() -> None:
     environ = {"YC_FOLDER_ID": "env", "YC_IAM_TOKEN": "t1.token", "YANDEXART_ENDPOINT": "http://h:1"}
     settings = resolve(environ, folder_id=None, credentials=None)
     assert (settings.folder_id, settings.endpoint.target) == ("env", "h:1")
-    assert settings.metadata == (("authorization", "Bearer t1.token"),)
+    assert settings.metadata() == (("authorization", "Bearer t1.token"),)
     settings = resolve(environ, endpoint="http://h:2")
     assert (settings.folder_id, settings.endpoint.target) == ("b1g", "h:2")
-    assert settings.metadata == (("authorization", "Api-Key AQVN-key"),)
+    assert settings.metadata() == (("authorization", "Api-Key AQVN-key"),)
 
 
 def test_a_server_of_ones_own_needs_no_credential() -> None:
     """No credential is needed where an endpoint is given, and none is sent."""
-    assert resolve(credentials=None, endpoint="http://h:1").metadata == ()
+    assert resolve(credentials=None, endpoint="http://h:1").metadata() == ()
 
 
 def test_the_demo_needs_nothing() -> None:
@@ -98,6 +105,9 @@ def test_the_demo_needs_nothing() -> None:
         ({}, {"timeout": "1"}, "timeout: '1'"),
         ({}, {"rpc_timeout": -1}, "rpc_timeout: -1"),
         ({}, {"rpc_timeout": None}, "rpc_timeout: 0 is not a positive"),
+        ({}, {"patience": 0}, "patience: 0 is not a positive number of seconds"),
+        ({}, {"reads_per_second": 0}, "reads_per_second: 0 is not a positive number"),
+        ({}, {"submits_per_minute": float("nan")}, "submits_per_minute: nan is not a positive number"),
         ({}, {"max_message_bytes": 2**31}, "max_message_bytes: 2147483648 is not an integer from 1 to 2147483647"),
         ({}, {"root_certificates": "/nowhere/ca.pem"}, "root_certificates: .*'/nowhere/ca.pem'"),
         ({}, {"root_certificates": __file__}, "root_certificates: .* holds no PEM certificate"),

@@ -16,30 +16,39 @@ from yandexart_grpc import AsyncOperation, AsyncYandexArt, Operation, YandexArt,
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "yandexart_grpc"
 
-CORE = ("_version", "errors", "request", "image", "settings", "auth", "channel", "_plan", "_wait", "_submit", "_drive", "stubs")
+CORE = ("_budget", "_crowd", "_drive", "_history", "_pace", "_plan", "_step", "_submit", "_tasks", "_wait")
+SHELL = ("_version", "auth", "channel", "errors", "image", "operation", "request", "settings", "stubs")
 MAY_IMPORT = {
     "stubs": ("yandexart_pb",),
     "_version": (),
     "errors": ("stubs",),
     "request": ("stubs", "errors"),
     "image": ("stubs", "errors", "request"),
-    "_plan": (),
-    "_wait": ("_plan", "errors", "stubs"),
-    "_submit": ("_plan", "errors", "stubs"),
-    "_drive": ("_plan",),
     "auth": (),
     "settings": ("auth", "errors"),
     "channel": ("_version", "errors", "settings", "server"),
-    "client": CORE,
-    "aio": (*CORE, "client"),
-    "__init__": ("aio", "client", "errors", "image", "request", "_version"),
+    "_plan": (),
+    "_step": ("stubs",),
+    "_budget": ("_step",),
+    "_history": ("_plan",),
+    "_pace": ("_budget", "_plan", "settings"),
+    "_submit": ("_pace", "_step", "errors", "stubs"),
+    "_wait": ("_pace", "_plan", "_step", "_submit", "errors", "stubs"),
+    "_drive": ("_step", "stubs"),
+    "_crowd": ("_drive", "_step", "errors", "stubs"),
+    "_tasks": (),
+    "operation": (*CORE, *SHELL, "client", "aio"),
+    "client": (*CORE, *SHELL),
+    "aio": (*CORE, *SHELL),
+    "__init__": ("client", "aio", *SHELL),
     "server": ("server", "stubs", "errors", "request", "image"),
     "server/doors": ("server/operations", "stubs", "errors", "request", "image"),
-    "server/operations": ("server/store", "server/workers", "server/backends/base", "stubs", "errors", "request"),
+    "server/operations": ("server/store", "server/workers", "server/bells", "server/backends/base", "stubs", "errors", "request"),
     "server/store": ("stubs", "request"),
     "server/workers": (),
+    "server/bells": (),
     "server/backends": ("server/backends", "stubs", "errors", "request", "image"),
-    "cli": ("cli", "__init__", "client", "aio", "errors", "server"),
+    "cli": ("cli", "__init__", "client", "aio", "errors", "request", "server"),
 }
 """Who may import whom (design.md, section 2). Of the paths that fit a file the longest holds; a folder stands for all in it."""
 

@@ -1,8 +1,8 @@
 """A client for Yandex Cloud's image generation over gRPC, built from compiled protos."""
 
 from yandexart_grpc._version import __version__
-from yandexart_grpc.aio import AsyncOperation, AsyncYandexArt
-from yandexart_grpc.client import Operation, YandexArt
+from yandexart_grpc.aio import AsyncYandexArt
+from yandexart_grpc.client import YandexArt
 from yandexart_grpc.errors import (
     ConfigurationError,
     ContentRefused,
@@ -20,6 +20,7 @@ from yandexart_grpc.errors import (
     YandexArtError,
 )
 from yandexart_grpc.image import Image
+from yandexart_grpc.operation import AsyncOperation, Operation
 from yandexart_grpc.request import AspectRatio, Message, Prompt
 
 __all__ = [

@@ -1,50 +1,114 @@
-"""The only two functions that sleep and call. What to call, and when, is decided by the generator they are given.
+"""The only place that sleeps and calls. What to call, and when, is decided by the machines of the core.
 
-A generator yields a `Step`, is sent the reply, or has the `grpc.RpcError` thrown into it; what it returns is the result.
+`drive` and `adrive` run one machine, blocking or awaited (`_crowd` runs many in one thread). A sleep ends early when plans
+change.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Generator
-from typing import TypeVar
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 
 from grpc import RpcError
 
-from yandexart_grpc._plan import Step
-
-Reply = TypeVar("Reply")
-Result = TypeVar("Result")
+from yandexart_grpc._step import Answer, Step, Steps
+from yandexart_grpc.stubs import Operation
 
 
-def drive(steps: Generator[Step, Reply, Result], call: Callable[[Step], Reply]) -> Result:
-    """Run the steps with blocking calls."""
-    try:
-        step = next(steps)
-        while True:
-            time.sleep(step.after)
-            try:
-                reply = call(step)
-            except RpcError as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(reply)
-    except StopIteration as finished:
-        result: Result = finished.value
-        return result
+class Naps:
+    """Sleeps of threads that can all be ended at once."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._listeners: set[Callable[[], None]] = set()
+
+    def nap(self, seconds: float) -> None:
+        """Sleep for that long at the most."""
+        with self._condition:
+            self._condition.wait(seconds)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Let the listener know as well whenever everybody is woken."""
+        self._listeners.add(listener)
+
+    def forget(self, listener: Callable[[], None]) -> None:
+        """Undo `listen`."""
+        self._listeners.discard(listener)
+
+    def end(self) -> None:
+        """Wake everybody."""
+        with self._condition:
+            self._condition.notify_all()
+        for listener in tuple(self._listeners):
+            listener()
 
 
-async def adrive(steps: Generator[Step, Reply, Result], call: Callable[[Step], Awaitable[Reply]]) -> Result:
-    """Run the steps with awaited calls: the same text as `drive`."""
-    try:
-        step = next(steps)
-        while True:
-            await asyncio.sleep(step.after)
-            try:
-                reply = await call(step)
-            except RpcError as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(reply)
-    except StopIteration as finished:
-        result: Result = finished.value
-        return result
+class AsyncNaps:
+    """Sleeps of tasks that can all be ended at once."""
+
+    def __init__(self) -> None:
+        self._sleepers: set[asyncio.Future[None]] = set()
+
+    async def nap(self, seconds: float) -> None:
+        """Sleep for that long at the most."""
+        loop = asyncio.get_running_loop()
+        sleeper = loop.create_future()
+        alarm = loop.call_later(seconds, _wake, sleeper)
+        self._sleepers.add(sleeper)
+        try:
+            await sleeper
+        finally:
+            alarm.cancel()
+            self._sleepers.discard(sleeper)
+
+    def end(self) -> None:
+        """Wake everybody."""
+        for sleeper in self._sleepers:
+            _wake(sleeper)
+
+
+def _wake(sleeper: "asyncio.Future[None]") -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
+
+
+def drive(steps: Steps, call: Callable[[Step], Answer], nap: Callable[[float], None]) -> Operation:
+    """Run one machine with blocking calls."""
+    with closing(steps):
+        try:
+            step = next(steps)
+            while True:
+                if step.request is None:
+                    nap(step.after)
+                    step = steps.send(None)
+                    continue
+                try:
+                    answer = call(step)
+                except RpcError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as finished:
+            operation: Operation = finished.value
+            return operation
+
+
+async def adrive(steps: Steps, call: Callable[[Step], Awaitable[Answer]], nap: Callable[[float], Awaitable[None]]) -> Operation:
+    """Run one machine with awaited calls: the same text as `drive`."""
+    with closing(steps):
+        try:
+            step = next(steps)
+            while True:
+                if step.request is None:
+                    await nap(step.after)
+                    step = steps.send(None)
+                    continue
+                try:
+                    answer = await call(step)
+                except RpcError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as finished:
+            operation: Operation = finished.value
+            return operation

@@ -1,22 +1,130 @@
 """When to ask next: pure arithmetic, no clock.
 
-The pace grows with the age of the operation: questions stand close together while a late one is a large part of the wait,
-and further apart when the operation is old.
+The rule: ask when the image is expected to have lain ready, unseen, for `patience` seconds since the last question. With F the
+distribution of durations, S = 1 - F and G the integral of F, the question at age s is followed by the one at the age t where
+
+    E[(t - T)+ | T > s]  =  (G(t) - G(s) - (t - s) F(s)) / S(s)  =  patience
+
+F is learned from the durations seen so far (polling.md; after Keller 1974, "Optimum checking schedules for systems subject to
+random failure"). It is piecewise linear, so that t is found by bisection and one square root.
 """
 
+from bisect import bisect_right
+from collections.abc import Iterable
+from math import exp, log, sqrt
 from typing import NamedTuple
 
-SHORTEST, LONGEST = 0.1, 1.0
-"""Bounds of the pause between two questions, in seconds."""
+WINDOW = 64
+"""How many durations are remembered."""
+GUESSES = (2.0, 4.0, 8.0, 16.0, 32.0)
+"""Durations in seconds to begin with. Each real one drives out the guess that is farthest from what is known."""
+SHORTEST_DURATION = 1e-6
+LONGEST_PAUSE = 30.0
+"""Seconds between two questions at the most."""
+NEWS = 16
+"""The plan changes as soon as there is one new duration for so many known ones."""
+LATENESS = 0.7
+"""Of an operation that the question at one age found done, it is taken that it was not done at this share of that age."""
 
 
-class Step(NamedTuple):
-    """Sleep `after` seconds, then make the call and give it `timeout` seconds for its answer."""
+def between(asked: float, found: float) -> float:
+    """How long an operation is taken to have lasted that was not done at the age `asked` and was at the age `found`.
 
-    after: float
-    timeout: float
+    The middle, but not of all the time before a first question: most is done shortly before the age at which a plan asks first.
+    Never `found` itself: a plan that learned that would lock itself into being late.
+    """
+    return (max(asked, LATENESS * found) + found) / 2
 
 
-def next_age(age: float) -> float:
-    """The age in seconds at which to ask again about an operation that was not done at `age`."""
-    return age + min(LONGEST, max(SHORTEST, age / 10))
+def default_patience(in_flight: int, rate: float) -> float:
+    """The patience in seconds that keeps `in_flight` waits within `rate` reads a second."""
+    return min(0.2, max(0.01, (0.14 * in_flight / rate) ** 2))
+
+
+class Knots(NamedTuple):
+    """A piecewise linear distribution: at each age, its value, its integral up to there, and its slope from there on."""
+
+    ages: list[float]
+    values: list[float]
+    integrals: list[float]
+    slopes: list[float]
+
+
+class Law:
+    """How long operations of one model take."""
+
+    def __init__(self, durations: Iterable[float] = ()) -> None:
+        """Begin with durations in seconds that were seen earlier, oldest first."""
+        self.durations = tuple(durations)[-WINDOW:]
+        self.learned = 0
+        """How many durations were taken in since."""
+        self._knots = _smear(_with_guesses(self.durations))
+        self._news = 0
+
+    def learn(self, duration: float) -> None:
+        """Take in one more duration, in seconds. When much is known, a few of them change the plan together."""
+        self.learned += 1
+        self.durations = (*self.durations, max(duration, SHORTEST_DURATION))[-WINDOW:]
+        self._news += 1
+        if self._news * NEWS >= len(self.durations):
+            self._news = 0
+            self._knots = _smear(_with_guesses(self.durations))
+
+    def next_age(self, asked: float, patience: float) -> float:
+        """The age in seconds at which to ask again about an operation that was not done at the age `asked`."""
+        knots = self._knots  # read once: another thread may put new ones in place
+        if asked >= knots.ages[-1]:
+            # Older than anything known: survival falls as 1 / age, and the rule becomes this.
+            return asked + min(LONGEST_PAUSE, sqrt(2 * patience * max(asked, SHORTEST_DURATION)))
+        at = bisect_right(knots.ages, asked) - 1
+        since, slope = asked - knots.ages[at], knots.slopes[at]
+        value = knots.values[at] + slope * since
+        integral = knots.integrals[at] + (knots.values[at] + slope * since / 2) * since
+        # In H(t) = G(t) - t F(s), which never falls after s, the rule reads: H(t) = H(s) + patience S(s).
+        reached, excess, start = integral - asked * value, 0.0, asked
+        target = reached + patience * (1 - value)
+        passed = bisect_right(
+            range(at + 1, len(knots.ages)), target, key=lambda knot: knots.integrals[knot] - knots.ages[knot] * value
+        )
+        if passed:
+            at += passed
+            start, slope, excess = knots.ages[at], knots.slopes[at], knots.values[at] - value
+            reached = knots.integrals[at] - start * value
+        missing = target - reached
+        pause = 2 * missing / (excess + sqrt(excess * excess + 2 * slope * missing))
+        return min(start + pause, asked + LONGEST_PAUSE)
+
+
+def _with_guesses(durations: tuple[float, ...]) -> list[float]:
+    """The durations, and as many guesses as are not yet driven out."""
+    centre = sum(map(log, durations)) / len(durations) if durations else 0.0
+    guesses = sorted(GUESSES, key=lambda guess: abs(log(guess) - centre))
+    return sorted([*durations, *guesses[: max(0, len(GUESSES) - len(durations))]])
+
+
+def _smear(durations: list[float]) -> Knots:
+    """The distribution that these durations are drawn from, as far as they tell.
+
+    Each is spread evenly over a range around it, the wider the more they differ and the fewer there are. A little mass lies
+    before the first range and after the last.
+    """
+    count = len(durations)
+    logs = [log(duration) for duration in durations]
+    centre = sum(logs) / count
+    spread = sqrt((sum((value - centre) ** 2 for value in logs) + 0.18) / (count + 2))
+    width = exp(0.9 * spread * count**-0.2)
+    mass = (1 - 0.6 / (count + 2)) / count
+    ranges = [(duration / width, duration * width) for duration in durations]
+    turns = [turn for low, high in ranges for turn in ((low, mass / (high - low)), (high, -mass / (high - low)))]
+    turns.sort()
+    first = turns[0][0]
+    knots = Knots([0.0], [0.0], [0.0], [0.1 / (count + 2) / first])
+    turns.insert(0, (first, -knots.slopes[0]))
+    for age, change in turns:
+        passed, slope, value = age - knots.ages[-1], knots.slopes[-1], knots.values[-1]
+        knots.ages.append(age)
+        knots.values.append(value + slope * passed)
+        knots.integrals.append(knots.integrals[-1] + value * passed + slope * passed * passed / 2)
+        knots.slopes.append(max(0.0, slope + change))
+    knots.slopes[-1] = 0.0
+    return knots

@@ -4,13 +4,16 @@ A server that refuses has bought nothing. When the request may have left and no 
 been bought, and nothing but its owner may decide to send the request again.
 """
 
-from collections.abc import Generator
+import logging
 
 from grpc import RpcError, StatusCode
 
-from yandexart_grpc._plan import Step
-from yandexart_grpc.errors import OutcomeUnknown, ProtocolError, YandexArtError, failure, from_rpc, is_local_limit
-from yandexart_grpc.stubs import Operation
+from yandexart_grpc._pace import Pace
+from yandexart_grpc._step import Step, Steps
+from yandexart_grpc.errors import OutcomeUnknown, ProtocolError, QuotaExceeded, YandexArtError, from_rpc, is_local_limit
+from yandexart_grpc.stubs import ImageGenerationRequest
+
+log = logging.getLogger("yandexart_grpc")
 
 UNKNOWN = frozenset(
     {
@@ -27,15 +30,23 @@ UNKNOWN = frozenset(
 sent, so UNAVAILABLE is one of them."""
 
 
-def submit(timeout: float) -> Generator[Step, Operation, Operation]:
-    """Send the request once, with `timeout` seconds for the answer, and return the operation it became."""
+def submit(request: ImageGenerationRequest, pace: Pace, deadline: float) -> Steps:
+    """Send the request once it is its turn, and return the operation it became.
+
+    Raises `QuotaExceeded` when its turn would come after the deadline.
+    """
+    if not (yield from pace.submits.turn(deadline)):
+        raise QuotaExceeded(f"submitting: all turns of submits_per_minute={pace.submits.rate * 60:g} are taken until the timeout")
     try:
-        operation = yield Step(0.0, timeout)
+        answer = yield Step(request=request, timeout=min(deadline - pace.now(), pace.rpc_timeout))
     except RpcError as error:
         raise _failed(error) from error
-    if not operation.id:
-        raise ProtocolError("submitting: the server answered with an operation that has no id; the picture may have been bought")
-    return operation
+    assert answer is not None  # drivers answer every call
+    pace.holds = answer.holds
+    if not answer.operation.id:
+        raise ProtocolError("submitting: the operation in the answer has no id; the picture may have been bought")
+    log.info("operation %s submitted", answer.operation.id)
+    return answer.operation
 
 
 def _failed(error: RpcError) -> YandexArtError:
@@ -44,7 +55,7 @@ def _failed(error: RpcError) -> YandexArtError:
         return known
     return OutcomeUnknown(
         f"{known}; the request may have been accepted and paid for, so it was not sent again",
-        code=failure(error).code(),
+        code=known.code,
         details=known.details,
         request_id=known.request_id,
     )

@@ -1,28 +1,41 @@
-"""The asyncio client: `AsyncYandexArt` and its `AsyncOperation`. Name by name what `client` is, with `await`.
+"""The asyncio client: name by name what `client` is, with `await`.
 
-The channel belongs to the event loop that makes the first call, and so does the client.
+The channels belong to the event loop that makes the first call, and so does the client.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
+from math import inf
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, Unpack, overload
 
 import grpc
 
-from yandexart_grpc import channel, stubs
-from yandexart_grpc._drive import adrive
-from yandexart_grpc._plan import Step
+from yandexart_grpc import _history, channel, stubs
+from yandexart_grpc._drive import AsyncNaps, adrive
+from yandexart_grpc._pace import Pace
+from yandexart_grpc._step import Answer, Step, Steps, is_read
 from yandexart_grpc._submit import submit
-from yandexart_grpc._wait import finished, is_cancelled, watch
-from yandexart_grpc.client import log
-from yandexart_grpc.errors import ConfigurationError, translated
-from yandexart_grpc.image import Image
-from yandexart_grpc.request import DEFAULT_MODEL, MIME_TYPE, AspectRatio, ImageRequest, Prompt, known_id
-from yandexart_grpc.settings import MAX_MESSAGE_BYTES, RPC_TIMEOUT, TIMEOUT, Endpoint, Settings, Timeout
+from yandexart_grpc._tasks import Tasks
+from yandexart_grpc.errors import ConfigurationError, YandexArtError
+from yandexart_grpc.image import Image, outcome
+from yandexart_grpc.operation import AsyncOperation, Order
+from yandexart_grpc.request import ImageOptions, ImageRequest, Prompt, known_id, require_positive
+from yandexart_grpc.settings import (
+    MAX_MESSAGE_BYTES,
+    READS_PER_SECOND,
+    RPC_TIMEOUT,
+    SUBMITS_PER_MINUTE,
+    TIMEOUT,
+    Endpoint,
+    Limits,
+    Settings,
+    Timeout,
+)
 
 
 class AsyncYandexArt:
@@ -44,6 +57,10 @@ class AsyncYandexArt:
         timeout: float | None = TIMEOUT,
         rpc_timeout: float = RPC_TIMEOUT,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        patience: float | None = None,
+        reads_per_second: float = READS_PER_SECOND,
+        submits_per_minute: float = SUBMITS_PER_MINUTE,
+        history: str | os.PathLike[str] | None = None,
     ) -> None:
         self._settings = Settings.resolve(
             folder_id=folder_id,
@@ -51,72 +68,127 @@ class AsyncYandexArt:
             endpoint=endpoint,
             operation_endpoint=operation_endpoint,
             root_certificates=root_certificates,
-            timeout=timeout,
-            rpc_timeout=rpc_timeout,
-            max_message_bytes=max_message_bytes,
+            history=history,
+            limits=Limits(
+                timeout=timeout,
+                rpc_timeout=rpc_timeout,
+                max_message_bytes=max_message_bytes,
+                patience=patience,
+                reads_per_second=reads_per_second,
+                submits_per_minute=submits_per_minute,
+            ),
         )
+        self._naps = AsyncNaps()
+        known = _history.load(self._settings.history)
+        self._pace = Pace(self._settings.limits, time.monotonic, known, self._naps.end)
         self._link: _Link | None = None
         self._ready = False
         self._closed = False
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        model: str = DEFAULT_MODEL,
-        aspect_ratio: AspectRatio | None = None,
-        seed: int | None = None,
-        mime_type: str = MIME_TYPE,
-        timeout: Timeout = ...,
-    ) -> Image:
+    async def generate(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> Image:
         """Submit, wait, and return the image, as `YandexArt.generate` does."""
-        span = self._settings.span(timeout)
-        start = time.monotonic()
-        operation = await self.submit(
-            prompt, model=model, aspect_ratio=aspect_ratio, seed=seed, mime_type=mime_type, timeout=span
-        )
-        return await operation._result(None if span is None else start + span - time.monotonic())
+        deadline = self._deadline(timeout)
+        return await (await self._submit(self._request(prompt, image), deadline))._result(deadline)
 
-    async def submit(
-        self,
-        prompt: Prompt,
-        *,
-        model: str = DEFAULT_MODEL,
-        aspect_ratio: AspectRatio | None = None,
-        seed: int | None = None,
-        mime_type: str = MIME_TYPE,
-        timeout: Timeout = ...,
-    ) -> "AsyncOperation":
+    async def submit(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> AsyncOperation:
         """Order an image and return as soon as its operation has an id, as `YandexArt.submit` does.
 
         When the task is cancelled before the id is known, the image may have been ordered all the same.
         """
-        span = self._settings.span(timeout)
-        request = ImageRequest.build(
-            prompt,
-            folder_id=self._settings.folder_id,
-            model=model,
-            aspect_ratio=aspect_ratio,
-            seed=seed,
-            mime_type=mime_type,
-        )
-        message = request.to_proto()
-        limit = self._settings.rpc_timeout
-        seen = await adrive(submit(limit if span is None else min(span, limit)), lambda step: self._generate(message, step))
-        log.info("operation %s submitted", seen.id)
-        return AsyncOperation(self, seen.id, seen=seen, request=request)
+        return await self._submit(self._request(prompt, image), self._deadline(timeout))
 
-    def operation(self, operation_id: str) -> "AsyncOperation":
+    def operation(self, operation_id: str) -> AsyncOperation:
         """A handle for an operation that was submitted earlier, in whichever process. Nothing is sent yet.
 
         Raises `InvalidRequest` when the id is empty.
         """
-        return AsyncOperation(self, known_id(operation_id))
+        return AsyncOperation(self, Order(known_id(operation_id)))
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        in_flight: int = ...,
+        timeout: Timeout = ...,
+        return_exceptions: Literal[False] = ...,
+        **image: Unpack[ImageOptions],
+    ) -> AsyncIterator[Image]: ...
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        in_flight: int = ...,
+        timeout: Timeout = ...,
+        return_exceptions: Literal[True],
+        **image: Unpack[ImageOptions],
+    ) -> AsyncIterator[Image | YandexArtError]: ...
+
+    async def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        in_flight: int = 16,
+        timeout: Timeout = ...,
+        return_exceptions: bool = False,
+        **image: Unpack[ImageOptions],
+    ) -> AsyncIterator[Image | YandexArtError]:
+        """Make an image of each prompt, `in_flight` at a time, and yield them as they are ready, as `YandexArt.map` does."""
+        require_positive("in_flight", in_flight)
+        self._settings.span(timeout)  # a wrong one is said here, and not once for each prompt
+        waiting, failure = enumerate(prompts), None
+
+        async def make(index: int, prompt: Prompt) -> Image | YandexArtError:
+            try:
+                return replace(await self.generate(prompt, timeout=timeout, **image), index=index)
+            except YandexArtError as error:
+                return outcome(error, index=index)
+
+        async with Tasks[Image | YandexArtError]() as tasks:
+            while True:
+                while failure is None and len(tasks) < in_flight and (item := next(waiting, None)):
+                    tasks.add(make(*item))
+                if not len(tasks):
+                    break
+                result = await tasks.next()
+                if isinstance(result, Image) or return_exceptions:
+                    yield result
+                else:
+                    failure = failure or result
+        if failure is not None:
+            raise failure
+
+    async def as_completed(
+        self, operations: Iterable[AsyncOperation], *, timeout: Timeout = ...
+    ) -> AsyncIterator[AsyncOperation]:
+        """Yield the operations as they end, as `YandexArt.as_completed` does."""
+        deadline = self._deadline(timeout)
+        async with Tasks[AsyncOperation]() as tasks:
+            for operation in operations:
+                tasks.add(operation._join(self, deadline))
+            while len(tasks):
+                yield await tasks.next()
+
+    async def wait_all(self, operations: Iterable[AsyncOperation], *, timeout: Timeout = ...) -> None:
+        """Wait until all operations have ended, as `as_completed` does."""
+        async for _ in self.as_completed(operations, timeout=timeout):
+            continue
+
+    async def warm_up(self, *, timeout: Timeout = ...) -> None:
+        """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
+        span = self._settings.span(timeout) or inf
+        for opened, target in self._open().channels:
+            await channel.aconnect(opened, target, min(span, self._pace.rpc_timeout))
+        self._ready = True
 
     async def close(self) -> None:
         """End the connections, and the embedded server where there is one. Operations go on; closing twice is harmless."""
-        self._closed = True
         link, self._link = self._link, None
+        if not self._closed:
+            self._closed = True
+            _history.save(self._settings.history, self._pace.history)
         if link is not None:
             await link.life.aclose()
 
@@ -128,30 +200,51 @@ class AsyncYandexArt:
     ) -> None:
         await self.close()
 
-    async def _generate(self, message: stubs.ImageGenerationRequest, step: Step) -> stubs.Operation:
-        link = self._open()
-        timeout = step.timeout
-        if not self._ready:
-            timeout = await channel.aconnect(link.channel, link.target, timeout)
-            self._ready = True
-        try:
-            return await link.generation.Generate(message, timeout=timeout, metadata=self._settings.metadata)
-        except grpc.RpcError:
-            self._ready = False
-            raise
+    def _request(self, prompt: Prompt, image: ImageOptions) -> ImageRequest:
+        return ImageRequest.build(prompt, folder_id=self._settings.folder_id, **image)
 
-    async def _get(self, operation_id: str, timeout: float) -> stubs.Operation:
-        request = stubs.GetOperationRequest(operation_id=operation_id)
-        try:
-            return await self._open().operations.Get(request, timeout=timeout, metadata=self._settings.metadata)
-        except grpc.RpcError:
-            self._ready = False
-            raise
+    def _deadline(self, timeout: Timeout) -> float:
+        return self._pace.deadline(self._settings.span(timeout))
+
+    async def _submit(self, request: ImageRequest, deadline: float) -> AsyncOperation:
+        seen = await self._drive(submit(request.to_proto(), self._pace, deadline))
+        known = Order(seen.id, request, born=self._pace.now())
+        known.saw(seen)
+        return AsyncOperation(self, known)
+
+    async def _drive(self, steps: Steps) -> stubs.Operation:
+        return await adrive(steps, self._call, self._naps.nap)
 
     async def _cancel(self, operation_id: str) -> stubs.Operation:
         request = stubs.CancelOperationRequest(operation_id=operation_id)
-        timeout = self._settings.rpc_timeout
-        return await self._open().operations.Cancel(request, timeout=timeout, metadata=self._settings.metadata)
+        metadata = self._settings.metadata()
+        return await self._made(self._open().operations.Cancel(request, timeout=self._pace.rpc_timeout, metadata=metadata))
+
+    async def _call(self, step: Step) -> Answer:
+        link = self._open()
+        timeout = step.timeout
+        method: Any = link.operations.Get if is_read(step) else link.generation.Generate
+        if not is_read(step) and not self._ready:
+            timeout = await channel.aconnect(*link.channels[0], timeout)
+            self._ready = True
+        metadata = self._settings.metadata(step.hold)
+        call = method(step.request, timeout=timeout, metadata=metadata, wait_for_ready=step.reconnect)
+        operation = await self._made(call)
+        return Answer(operation, channel.holds_reads(await call.initial_metadata()))
+
+    async def _made(self, call: Awaitable[stubs.Operation]) -> stubs.Operation:
+        """What a call brings. One that was cut by `close` in another task fails; its own task was not cancelled."""
+        try:
+            return await call
+        except grpc.RpcError as error:
+            self._ready = self._ready and channel.is_connected_still(error)
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            nothing = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, "this client was closed") from None
 
     def _open(self) -> "_Link":
         if self._closed:
@@ -169,89 +262,23 @@ class _Link(NamedTuple):
 
     loop: asyncio.AbstractEventLoop
     life: AsyncExitStack
-    target: str
-    channel: grpc.aio.Channel
+    channels: list[tuple[grpc.aio.Channel, str]]
     generation: stubs.ImageGenerationAsyncServiceAsyncStub
     operations: stubs.OperationServiceAsyncStub
 
     @classmethod
     def open(cls, settings: Settings, loop: asyncio.AbstractEventLoop) -> Self:
-        life, embedded = AsyncExitStack(), ExitStack()
+        life, embedded, channels = AsyncExitStack(), ExitStack(), list[tuple[grpc.aio.Channel, str]]()
         settings = channel.start_embedded(settings, embedded)
         life.push_async_callback(asyncio.to_thread, embedded.close)
 
-        def connection(endpoint: Endpoint) -> grpc.aio.Channel:
-            opened = channel.open_aio_channel(endpoint, settings)
-            life.push_async_callback(opened.close)
-            return opened
+        def opened(endpoint: Endpoint) -> grpc.aio.Channel:
+            channels.append((channel.open_aio_channel(endpoint, settings), endpoint.target))
+            life.push_async_callback(channels[-1][0].close)
+            return channels[-1][0]
 
-        generation = connection(settings.endpoint)
-        same = settings.operation_endpoint == settings.endpoint
-        return cls(
-            loop=loop,
-            life=life,
-            target=settings.endpoint.target,
-            channel=generation,
-            generation=stubs.ImageGenerationAsyncServiceStub(generation),
-            operations=stubs.OperationServiceStub(generation if same else connection(settings.operation_endpoint)),
-        )
-
-
-class AsyncOperation:
-    """An order for one image. Make it with `AsyncYandexArt.submit` or `AsyncYandexArt.operation`; awaiting it gives the image."""
-
-    def __init__(
-        self,
-        client: AsyncYandexArt,
-        operation_id: str,
-        *,
-        seen: stubs.Operation | None = None,
-        request: ImageRequest | None = None,
-    ) -> None:
-        self._client = client
-        self._id = operation_id
-        self._seen = seen
-        self._request = request
-
-    @property
-    def id(self) -> str:
-        """The id, with which any process can pick the operation up while the service keeps it: about three days."""
-        return self._id
-
-    async def done(self) -> bool:
-        """Whether the operation has ended, as `Operation.done` tells."""
-        if self._seen is None or not finished(self._seen):
-            with translated("reading", self._id):
-                self._seen = await self._client._get(self._id, self._client._settings.rpc_timeout)
-        return finished(self._seen)
-
-    async def result(self, timeout: Timeout = ...) -> Image:
-        """Wait for the image, as `Operation.result` does. When the task is cancelled, the operation goes on."""
-        return await self._result(self._client._settings.span(timeout))
-
-    async def cancel(self) -> bool:
-        """Ask the service not to make the image, as `Operation.cancel` does."""
-        with translated("cancelling", self._id):
-            self._seen = await self._client._cancel(self._id)
-        return is_cancelled(self._seen)
-
-    def __await__(self) -> Generator[Any, None, Image]:
-        return self.result().__await__()
-
-    def __repr__(self) -> str:
-        return f"AsyncOperation({self._id!r})"
-
-    async def _result(self, span: float | None) -> Image:
-        seen = self._seen
-        if seen is None or not finished(seen):
-            steps = watch(
-                self._id,
-                timeout=span,
-                rpc_timeout=self._client._settings.rpc_timeout,
-                now=time.monotonic,
-                ask_at_once=seen is None,
-            )
-            seen = await adrive(steps, lambda step: self._client._get(self._id, step.timeout))
-        log.info("operation %s done", self._id)
-        self._seen = None  # an image that is handed over is not kept
-        return Image.from_operation(seen, self._request)
+        generation = operations = opened(settings.endpoint)
+        if settings.operation_endpoint != settings.endpoint:
+            operations = opened(settings.operation_endpoint)
+        generate = stubs.ImageGenerationAsyncServiceStub(generation)
+        return cls(loop, life, channels, generate, stubs.OperationServiceStub(operations))

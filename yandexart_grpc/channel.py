@@ -1,24 +1,41 @@
-"""Channels: their options, their security, and the wait until one is ready.
+"""Channels: their options, their security, and the wait until one is connected.
 
-A channel that is not ready has sent nothing. That is the only moment at which "not sent" is certain, so a submit waits for
-it (faults.md, "gRPC in Python: what bites").
+A channel that is not connected has sent nothing. That is the only moment at which "not sent" is certain, so a submit waits for
+the connection (faults.md, "gRPC in Python: what bites").
 """
 
-import asyncio
-import queue
+import json
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 
 import grpc
-from grpc import ChannelConnectivity
 
 from yandexart_grpc._version import __version__
 from yandexart_grpc.errors import ConfigurationError, Unavailable, failure
 from yandexart_grpc.settings import Endpoint, Settings
 
-_FAILED = (ChannelConnectivity.TRANSIENT_FAILURE, ChannelConnectivity.SHUTDOWN)
-_PROBE, _PROBE_TIMEOUT = "/grpc.health.v1.Health/Check", 1.0
+# Reads may be repeated by gRPC itself; a submit never.
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{"service": "yandex.cloud.operation.OperationService"}],
+                "retryPolicy": {
+                    "maxAttempts": 3,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    }
+)
+_PROBE = "/grpc.health.v1.Health/Check"
+"""Any server answers this, if only that it does not know it."""
 
 
 def open_channel(endpoint: Endpoint, settings: Settings) -> grpc.Channel:
@@ -55,65 +72,64 @@ def start_embedded(settings: Settings, life: ExitStack) -> Settings:
     )
 
 
-def connect(channel: grpc.Channel, target: str, timeout: float) -> float:
-    """Wait until the channel is ready, and return how many of the `timeout` seconds are left.
+def holds_reads(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+    """Whether a server announced, in the initial metadata of an answer, that it holds reads (RFC 7240)."""
+    return ("preference-applied", "wait") in (tuple(pair) for pair in metadata or ())
 
-    Raises `Unavailable` at the first attempt that fails, or when the time is up; nothing was sent then.
+
+def connect(channel: grpc.Channel, target: str, timeout: float) -> float:
+    """Make sure that the server answers, and return how many of the `timeout` seconds are left.
+
+    What is sent is harmless. gRPC can also be asked for the state of a channel, but without the reason, and the thread that
+    it starts for this breaks when the channel is closed soon after.
+
+    Raises `Unavailable` at the first attempt to connect that fails, or when the time is up.
     """
-    deadline = time.monotonic() + timeout
-    states: queue.SimpleQueue[ChannelConnectivity] = queue.SimpleQueue()
-    notice = states.put
-    channel.subscribe(notice, try_to_connect=True)
+    start = time.monotonic()
     try:
-        while (state := states.get(timeout=max(0.0, deadline - time.monotonic()))) is not ChannelConnectivity.READY:
-            if state in _FAILED:
-                channel.unary_unary(_PROBE, bytes)(b"", timeout=_PROBE_TIMEOUT)
+        channel.unary_unary(_PROBE, bytes)(b"", timeout=timeout)
     except grpc.RpcError as error:
-        _judge_probe(error, target)
-    except queue.Empty:
-        raise _unreachable(target, f"no connection within {timeout:g} s") from None
-    finally:
-        channel.unsubscribe(notice)
-    return max(0.0, deadline - time.monotonic())
+        _require_answer(error, target, timeout)
+    return max(0.0, start + timeout - time.monotonic())
 
 
 async def aconnect(channel: grpc.aio.Channel, target: str, timeout: float) -> float:
     """What `connect` does, awaited."""
-    deadline = time.monotonic() + timeout
+    start = time.monotonic()
     try:
-        async with asyncio.timeout(timeout):
-            while (state := channel.get_state(try_to_connect=True)) is not ChannelConnectivity.READY:
-                if state in _FAILED:
-                    await channel.unary_unary(_PROBE, bytes)(b"", timeout=_PROBE_TIMEOUT)
-                await channel.wait_for_state_change(state)
+        await channel.unary_unary(_PROBE, bytes)(b"", timeout=timeout)
     except grpc.RpcError as error:
-        _judge_probe(error, target)
-    except TimeoutError:
-        raise _unreachable(target, f"no connection within {timeout:g} s") from None
-    return max(0.0, deadline - time.monotonic())
+        _require_answer(error, target, timeout)
+    return max(0.0, start + timeout - time.monotonic())
 
 
-def _judge_probe(error: grpc.RpcError, target: str) -> None:
-    """A connection that failed tells why only to a call, so a harmless one is made: it is never sent, and brings the reason.
+def is_connected_still(error: grpc.RpcError) -> bool:
+    """Whether a call that failed leaves no doubt about the connection."""
+    return failure(error).code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
-    Any other answer than UNAVAILABLE came over a connection that has been made after all.
-    """
+
+def _require_answer(error: grpc.RpcError, target: str, timeout: float) -> None:
+    """Raise `Unavailable` unless the failure came from the server: any failure but these two did, and so did all metadata."""
     status = failure(error)
-    if status.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        raise _unreachable(target, status.details() or "no reason given") from error
-
-
-def _unreachable(target: str, why: str) -> Unavailable:
-    return Unavailable(f"{target} cannot be reached, and nothing was sent: {why}", code=grpc.StatusCode.UNAVAILABLE, details=why)
+    late = status.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    if (late or status.code() is grpc.StatusCode.UNAVAILABLE) and not status.trailing_metadata():
+        why = f"no answer within {timeout:g} s" if late else status.details() or "no reason given"
+        raise Unavailable(
+            f"{target} cannot be reached, and nothing was ordered: {why}", code=status.code(), details=why
+        ) from error
 
 
 def _options(settings: Settings) -> list[tuple[str, str | int]]:
     return [
         ("grpc.primary_user_agent", f"yandexart-grpc/{__version__}"),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         # Without this one, a peer that stalls with its connection alive is noticed after a minute.
         ("grpc.http2.ping_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        # Connections are shared between equal channels of a process, and one that came through a fork is broken.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.service_config", _SERVICE_CONFIG),
     ]

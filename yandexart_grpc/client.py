@@ -1,28 +1,40 @@
-"""The blocking client: `YandexArt` and its `Operation`. `aio` is the same with `await`.
+"""The blocking client. `aio` is the same with `await`.
 
-A shell around the core: `_submit` and `_wait` decide, `_drive` performs, and this file knows only which stub to call.
+A shell around the core: `_submit` and `_wait` decide, `_drive` and `_crowd` perform, and this file knows which stub to call.
 """
 
-import logging
 import os
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from math import inf
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self, Unpack, overload
 
 import grpc
 
-from yandexart_grpc import channel, stubs
-from yandexart_grpc._drive import drive
-from yandexart_grpc._plan import Step
+from yandexart_grpc import _history, channel, stubs
+from yandexart_grpc._crowd import Crowd
+from yandexart_grpc._drive import Naps, drive
+from yandexart_grpc._pace import Pace
+from yandexart_grpc._step import Answer, Step, Steps, is_read
 from yandexart_grpc._submit import submit
-from yandexart_grpc._wait import finished, is_cancelled, watch
-from yandexart_grpc.errors import ConfigurationError, translated
-from yandexart_grpc.image import Image
-from yandexart_grpc.request import DEFAULT_MODEL, MIME_TYPE, AspectRatio, ImageRequest, Prompt, known_id
-from yandexart_grpc.settings import MAX_MESSAGE_BYTES, RPC_TIMEOUT, TIMEOUT, Endpoint, Settings, Timeout
-
-log = logging.getLogger("yandexart_grpc")
+from yandexart_grpc._wait import order
+from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError
+from yandexart_grpc.image import Image, outcome
+from yandexart_grpc.operation import Operation, Order
+from yandexart_grpc.request import ImageOptions, ImageRequest, Prompt, known_id, require_positive
+from yandexart_grpc.settings import (
+    MAX_MESSAGE_BYTES,
+    READS_PER_SECOND,
+    RPC_TIMEOUT,
+    SUBMITS_PER_MINUTE,
+    TIMEOUT,
+    Endpoint,
+    Limits,
+    Settings,
+    Timeout,
+)
 
 
 class YandexArt:
@@ -33,6 +45,10 @@ class YandexArt:
     `operation_endpoint` is where operations are read, the same unless it is given. `root_certificates` is a PEM file with
     the authority of the server. `timeout` is how many seconds a wait may take (None: as long as it takes), `rpc_timeout`
     how many one call may take, `max_message_bytes` the largest answer that is received.
+
+    `patience` is for how many seconds a ready image may be expected to lie unseen; without it, as few as the number of waits
+    allows. `reads_per_second` and `submits_per_minute` keep within the quotas of the folder. `history` is a file in which
+    durations are kept from one process to the next.
 
     What is not given comes from `YC_FOLDER_ID`, `YC_API_KEY` or `YC_IAM_TOKEN`, and `YANDEXART_ENDPOINT`; without an endpoint,
     it is Yandex Cloud.
@@ -51,6 +67,10 @@ class YandexArt:
         timeout: float | None = TIMEOUT,
         rpc_timeout: float = RPC_TIMEOUT,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        patience: float | None = None,
+        reads_per_second: float = READS_PER_SECOND,
+        submits_per_minute: float = SUBMITS_PER_MINUTE,
+        history: str | os.PathLike[str] | None = None,
     ) -> None:
         settings = Settings.resolve(
             folder_id=folder_id,
@@ -58,86 +78,164 @@ class YandexArt:
             endpoint=endpoint,
             operation_endpoint=operation_endpoint,
             root_certificates=root_certificates,
-            timeout=timeout,
-            rpc_timeout=rpc_timeout,
-            max_message_bytes=max_message_bytes,
+            history=history,
+            limits=Limits(
+                timeout=timeout,
+                rpc_timeout=rpc_timeout,
+                max_message_bytes=max_message_bytes,
+                patience=patience,
+                reads_per_second=reads_per_second,
+                submits_per_minute=submits_per_minute,
+            ),
         )
         self._life = ExitStack()
+        self._channels: list[tuple[grpc.Channel, str]] = []
         self._settings = channel.start_embedded(settings, self._life)
-        self._channel = self._open(self._settings.endpoint)
-        same = self._settings.operation_endpoint == self._settings.endpoint
-        reads = self._channel if same else self._open(self._settings.operation_endpoint)
-        self._generation = stubs.ImageGenerationAsyncServiceStub(self._channel)
-        self._operations = stubs.OperationServiceStub(reads)
+        self._naps = Naps()
+        self._pace = Pace(settings.limits, time.monotonic, _history.load(settings.history), self._naps.end)
+        generation = operations = self._open(self._settings.endpoint)
+        if self._settings.operation_endpoint != self._settings.endpoint:
+            operations = self._open(self._settings.operation_endpoint)
+        self._generation = stubs.ImageGenerationAsyncServiceStub(generation)
+        self._operations = stubs.OperationServiceStub(operations)
+        self._process = os.getpid()
         self._ready = False
         self._closed = False
 
-    def generate(
-        self,
-        prompt: Prompt,
-        *,
-        model: str = DEFAULT_MODEL,
-        aspect_ratio: AspectRatio | None = None,
-        seed: int | None = None,
-        mime_type: str = MIME_TYPE,
-        timeout: Timeout = ...,
-    ) -> Image:
+    def generate(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> Image:
         """Submit, wait, and return the image.
 
         The arguments are those of `submit`; `timeout` covers the whole, in seconds, None for no end.
 
         Raises what `submit` and `Operation.result` raise.
         """
-        span = self._settings.span(timeout)
-        start = time.monotonic()
-        operation = self.submit(prompt, model=model, aspect_ratio=aspect_ratio, seed=seed, mime_type=mime_type, timeout=span)
-        return operation._result(None if span is None else start + span - time.monotonic())
+        deadline = self._deadline(timeout)
+        return self._submit(self._request(prompt, image), deadline)._result(deadline)
 
-    def submit(
-        self,
-        prompt: Prompt,
-        *,
-        model: str = DEFAULT_MODEL,
-        aspect_ratio: AspectRatio | None = None,
-        seed: int | None = None,
-        mime_type: str = MIME_TYPE,
-        timeout: Timeout = ...,
-    ) -> "Operation":
+    def submit(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> Operation:
         """Order an image and return as soon as its operation has an id. The order is sent once, never again.
 
         `prompt` is a text or several with weights, at most 500 characters of positive weight; `model` a name in the folder or
         an `art://` URI; `aspect_ratio` is width to height, "16:9" or (16, 9), 1:1 where none is given; `seed` is from 1 to
-        2**63 - 1, drawn here where none is given; `timeout` is in seconds, and no longer than `rpc_timeout`.
+        2**63 - 1, drawn here where none is given; `timeout` is in seconds, of which one call takes `rpc_timeout` at most.
 
-        Raises `InvalidRequest` before anything is sent, `Unavailable` when the server cannot be reached, `OutcomeUnknown` when
-        the answer was lost, and `ContentRefused`, `Unauthenticated`, `PermissionDenied` or `QuotaExceeded` as the server says.
+        Raises `InvalidRequest` before anything is sent, `Unavailable` when the server cannot be reached, `OutcomeUnknown`
+        when the answer was lost, `QuotaExceeded` when the turn of the order would come too late, and this, `ContentRefused`,
+        `Unauthenticated` or `PermissionDenied` as the server says.
         """
-        span = self._settings.span(timeout)
-        request = ImageRequest.build(
-            prompt,
-            folder_id=self._settings.folder_id,
-            model=model,
-            aspect_ratio=aspect_ratio,
-            seed=seed,
-            mime_type=mime_type,
-        )
-        message = request.to_proto()
-        limit = self._settings.rpc_timeout
-        seen = drive(submit(limit if span is None else min(span, limit)), lambda step: self._generate(message, step))
-        log.info("operation %s submitted", seen.id)
-        return Operation(self, seen.id, seen=seen, request=request)
+        return self._submit(self._request(prompt, image), self._deadline(timeout))
 
-    def operation(self, operation_id: str) -> "Operation":
+    def operation(self, operation_id: str) -> Operation:
         """A handle for an operation that was submitted earlier, in whichever process. Nothing is sent yet.
 
         Raises `InvalidRequest` when the id is empty.
         """
-        return Operation(self, known_id(operation_id))
+        return Operation(self, Order(known_id(operation_id)))
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        in_flight: int = ...,
+        timeout: Timeout = ...,
+        return_exceptions: Literal[False] = ...,
+        **image: Unpack[ImageOptions],
+    ) -> Iterator[Image]: ...
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        in_flight: int = ...,
+        timeout: Timeout = ...,
+        return_exceptions: Literal[True],
+        **image: Unpack[ImageOptions],
+    ) -> Iterator[Image | YandexArtError]: ...
+
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        in_flight: int = 16,
+        timeout: Timeout = ...,
+        return_exceptions: bool = False,
+        **image: Unpack[ImageOptions],
+    ) -> Iterator[Image | YandexArtError]:
+        """Make an image of each prompt, `in_flight` at a time, and yield them as they are ready.
+
+        The `index` of each says which prompt it answers. `timeout` is for each image, `image` for all, as in `submit`. The
+        calling thread watches them all.
+
+        With `return_exceptions` an error is yielded in place of its image. Without, the first one ends the ordering, and is
+        raised after everything that was ordered before it has been handed over.
+        """
+        require_positive("in_flight", in_flight)
+        self._settings.span(timeout)  # a wrong one is said here, and not once for each prompt
+        waiting, requests = enumerate(prompts), dict[int, ImageRequest]()
+        failure: YandexArtError | None = None
+        with self._crowd() as crowd:
+            while True:
+                while failure is None and len(crowd) < in_flight and (item := next(waiting, None)):
+                    index, prompt = item
+                    try:
+                        requests[index] = request = self._request(prompt, image)
+                    except InvalidRequest as error:
+                        crowd.end(index, error)
+                    else:
+                        crowd.add(index, order(request.to_proto(), self._pace, self._deadline(timeout)))
+                if not len(crowd):
+                    break
+                index, ended = crowd.next()
+                result = outcome(ended, requests.pop(index, None), index)
+                if isinstance(result, Image) or return_exceptions:
+                    yield result
+                else:
+                    failure = failure or result
+        if failure is not None:
+            raise failure
+
+    def as_completed(self, operations: Iterable[Operation], *, timeout: Timeout = ...) -> Iterator[Operation]:
+        """Yield the operations as they end; `result` of each gives its image, or raises its error, at once.
+
+        Raises `OperationTimeout` when the time for all of them is up. The calling thread watches them all.
+        """
+        deadline = self._deadline(timeout)
+        with self._crowd() as crowd:
+            for operation in operations:
+                if operation._client is not self:
+                    raise ConfigurationError(f"operation {operation.id} belongs to another client")
+                if operation._order.ended is None:
+                    crowd.add(operation, operation._order.watch(self._pace, deadline))
+                else:
+                    crowd.end(operation, operation._order.ended)
+            while len(crowd):
+                operation, ended = crowd.next()
+                if isinstance(ended, OperationTimeout):
+                    raise ended
+                operation._order.ended = ended
+                yield operation
+
+    def wait_all(self, operations: Iterable[Operation], *, timeout: Timeout = ...) -> None:
+        """Wait until all operations have ended, as `as_completed` does."""
+        for _ in self.as_completed(operations, timeout=timeout):
+            continue
+
+    def warm_up(self, *, timeout: Timeout = ...) -> None:
+        """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
+        self._require_usable()
+        span = self._settings.span(timeout) or inf
+        for opened, target in self._channels:
+            channel.connect(opened, target, min(span, self._pace.rpc_timeout))
+        self._ready = True
 
     def close(self) -> None:
         """End the connections, and the embedded server where there is one. Operations go on; closing twice is harmless."""
-        self._closed = True
-        self._life.close()
+        if not self._closed and os.getpid() == self._process:  # what a fork copied is not ours to close
+            self._closed = True
+            _history.save(self._settings.history, self._pace.history)
+            self._life.close()
 
     def __enter__(self) -> Self:
         return self
@@ -146,102 +244,66 @@ class YandexArt:
         self.close()
 
     def _open(self, endpoint: Endpoint) -> grpc.Channel:
-        return self._life.enter_context(channel.open_channel(endpoint, self._settings))
+        opened = self._life.enter_context(channel.open_channel(endpoint, self._settings))
+        self._channels.append((opened, endpoint.target))
+        return opened
 
-    def _generate(self, message: stubs.ImageGenerationRequest, step: Step) -> stubs.Operation:
-        self._require_open()
-        timeout = step.timeout
-        if not self._ready:
-            timeout = channel.connect(self._channel, self._settings.endpoint.target, timeout)
-            self._ready = True
-        try:
-            return self._generation.Generate(message, timeout=timeout, metadata=self._settings.metadata)
-        except grpc.RpcError:
-            self._ready = False
-            raise
+    def _request(self, prompt: Prompt, image: ImageOptions) -> ImageRequest:
+        return ImageRequest.build(prompt, folder_id=self._settings.folder_id, **image)
 
-    def _get(self, operation_id: str, timeout: float) -> stubs.Operation:
-        self._require_open()
-        request = stubs.GetOperationRequest(operation_id=operation_id)
-        try:
-            return self._operations.Get(request, timeout=timeout, metadata=self._settings.metadata)
-        except grpc.RpcError:
-            self._ready = False
-            raise
+    def _deadline(self, timeout: Timeout) -> float:
+        return self._pace.deadline(self._settings.span(timeout))
+
+    def _submit(self, request: ImageRequest, deadline: float) -> Operation:
+        seen = self._drive(submit(request.to_proto(), self._pace, deadline))
+        known = Order(seen.id, request, born=self._pace.now())
+        known.saw(seen)
+        return Operation(self, known)
+
+    def _drive(self, steps: Steps) -> stubs.Operation:
+        return drive(steps, self._call, self._naps.nap)
+
+    def _crowd(self) -> "Crowd[Any]":
+        return Crowd(self._begin, self._answer, self._naps)
 
     def _cancel(self, operation_id: str) -> stubs.Operation:
-        self._require_open()
+        self._require_usable()
         request = stubs.CancelOperationRequest(operation_id=operation_id)
-        return self._operations.Cancel(request, timeout=self._settings.rpc_timeout, metadata=self._settings.metadata)
+        return self._operations.Cancel(request, timeout=self._pace.rpc_timeout, metadata=self._settings.metadata())
 
-    def _require_open(self) -> None:
+    def _call(self, step: Step) -> Answer:
+        method, arguments = self._prepare(step)
+        try:
+            operation, call = method.with_call(step.request, **arguments)
+        except grpc.RpcError as error:
+            self._ready = self._ready and channel.is_connected_still(error)
+            raise
+        return Answer(operation, channel.holds_reads(call.initial_metadata()))
+
+    def _begin(self, step: Step) -> Any:
+        method, arguments = self._prepare(step)
+        return method.future(step.request, **arguments)
+
+    def _answer(self, call: Any) -> Answer:
+        try:
+            return Answer(call.result(), channel.holds_reads(call.initial_metadata()))
+        except grpc.RpcError as error:
+            self._ready = self._ready and channel.is_connected_still(error)
+            raise
+
+    def _prepare(self, step: Step) -> tuple[Any, dict[str, Any]]:
+        """The method that a step calls, and the arguments beside its request."""
+        self._require_usable()
+        timeout = step.timeout
+        method = self._operations.Get if is_read(step) else self._generation.Generate
+        if not is_read(step) and not self._ready:
+            timeout = channel.connect(*self._channels[0], timeout)
+            self._ready = True
+        metadata = self._settings.metadata(step.hold)
+        return method, {"timeout": timeout, "metadata": metadata, "wait_for_ready": step.reconnect}
+
+    def _require_usable(self) -> None:
         if self._closed:
             raise ConfigurationError("this client is closed")
-
-
-class Operation:
-    """An order for one image. Make it with `YandexArt.submit` or `YandexArt.operation`."""
-
-    def __init__(
-        self,
-        client: YandexArt,
-        operation_id: str,
-        *,
-        seen: stubs.Operation | None = None,
-        request: ImageRequest | None = None,
-    ) -> None:
-        self._client = client
-        self._id = operation_id
-        self._seen = seen
-        self._request = request
-
-    @property
-    def id(self) -> str:
-        """The id, with which any process can pick the operation up while the service keeps it: about three days."""
-        return self._id
-
-    def done(self) -> bool:
-        """Whether the operation has ended, with an image or an error. Asks the server once, unless that is known already.
-
-        Raises `NotFound` when the service does not know the operation, and `Unavailable` when it cannot be asked.
-        """
-        if self._seen is None or not finished(self._seen):
-            with translated("reading", self._id):
-                self._seen = self._client._get(self._id, self._client._settings.rpc_timeout)
-        return finished(self._seen)
-
-    def result(self, timeout: Timeout = ...) -> Image:
-        """Wait for the image, at most `timeout` seconds (None: as long as it takes; the client's own where none is given).
-
-        Raises `OperationTimeout`, after which the operation goes on; `ContentRefused`, `OperationFailed`, `OperationCancelled` or
-        `OutcomeUnknown` when it ended with an error; `NotFound` when the service does not know it; `ProtocolError` when what came
-        is not a whole image.
-        """
-        return self._result(self._client._settings.span(timeout))
-
-    def cancel(self) -> bool:
-        """Ask the service not to make the image, and return whether it was cancelled. Too late is not an error.
-
-        Raises `NotFound` when the service does not know the operation, and `Unavailable` when it cannot be asked.
-        """
-        with translated("cancelling", self._id):
-            self._seen = self._client._cancel(self._id)
-        return is_cancelled(self._seen)
-
-    def __repr__(self) -> str:
-        return f"Operation({self._id!r})"
-
-    def _result(self, span: float | None) -> Image:
-        seen = self._seen
-        if seen is None or not finished(seen):
-            steps = watch(
-                self._id,
-                timeout=span,
-                rpc_timeout=self._client._settings.rpc_timeout,
-                now=time.monotonic,
-                ask_at_once=seen is None,
-            )
-            seen = drive(steps, lambda step: self._client._get(self._id, step.timeout))
-        log.info("operation %s done", self._id)
-        self._seen = None  # an image that is handed over is not kept
-        return Image.from_operation(seen, self._request)
+        if os.getpid() != self._process:
+            raise ConfigurationError("this client was made before the process was forked; make another in the child")

@@ -18,14 +18,18 @@
 What each call means for money is said by `billed` and `resend`. Failures of gRPC become these classes here and nowhere else.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Literal, NamedTuple, Protocol, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from yandexart_grpc.stubs import Operation
+from yandexart_grpc.stubs import Operation, RetryInfo, Status
+
+log = logging.getLogger("yandexart_grpc")
 
 Billed = Literal["no", "yes", "unknown"]
 Resend = Literal["safe", "unsafe"]
@@ -35,7 +39,7 @@ class YandexArtError(Exception):
     """Anything this package raises on purpose.
 
     `code` is the gRPC status, `details` the server's own words, `operation_id` and `request_id` what support asks for; each
-    is None where it does not apply. `billed` says whether a picture was paid for.
+    is None where it does not apply. `billed` says whether a picture was paid for; `index` which prompt of `map` it answers.
     """
 
     BILLED: ClassVar[Billed] = "no"
@@ -56,6 +60,7 @@ class YandexArtError(Exception):
         self.operation_id = operation_id
         self.request_id = request_id
         self.billed: Billed = billed or self.BILLED
+        self.index: int | None = None
 
     @property
     def resend(self) -> Resend:
@@ -218,6 +223,24 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
         request_id=_request_id(status),
         billed="no" if operation_id is None else "unknown" if kind is NotFound else "yes",
     )
+
+
+def retry_after(error: grpc.RpcError) -> float | None:
+    """The seconds after which the server asks to be called again, where it says so."""
+    metadata = dict(failure(error).trailing_metadata() or ())
+    pushback = str(metadata.get("grpc-retry-pushback-ms", ""))
+    if pushback.isdecimal():
+        return int(pushback) / 1000
+    status = Status()
+    try:
+        status.ParseFromString(metadata.get("grpc-status-details-bin", b""))  # type: ignore[arg-type]  # -bin is bytes
+        for detail in status.details:
+            if detail.type_url.endswith("/google.rpc.RetryInfo"):
+                delay = RetryInfo.FromString(detail.value).retry_delay
+                return float(delay.seconds + delay.nanos / 1e9)
+    except DecodeError:
+        log.debug("the details of a status cannot be read")
+    return None
 
 
 @contextmanager

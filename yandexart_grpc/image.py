@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from yandexart_grpc.errors import ConfigurationError, ProtocolError, from_operation
+from yandexart_grpc.errors import ConfigurationError, ProtocolError, YandexArtError, from_operation
 from yandexart_grpc.request import MIME_TYPE, ImageRequest
 from yandexart_grpc.stubs import ImageGenerationResponse, Operation
 
@@ -46,9 +46,11 @@ class Image:
     """None where the operation was submitted elsewhere."""
     prompt: str | None = field(repr=False)
     """The texts of positive weight; None where the operation was submitted elsewhere."""
+    index: int | None = None
+    """Which prompt of `map` it answers."""
 
     @classmethod
-    def from_operation(cls, operation: Operation, request: ImageRequest | None) -> "Image":
+    def from_operation(cls, operation: Operation, request: ImageRequest | None, index: int | None = None) -> "Image":
         """The image of a finished operation; `request` is what was asked for, where that is known.
 
         Raises `ContentRefused`, `OperationCancelled`, `OutcomeUnknown` or `OperationFailed` for an operation that ended with an
@@ -66,6 +68,7 @@ class Image:
             operation_id=operation.id,
             seed=request.seed if request else None,
             prompt=request.prompt if request else None,
+            index=index,
         )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -103,6 +106,19 @@ class Image:
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""
         return {self.mime_type: base64.b64encode(self.data).decode(), "text/plain": repr(self)}
+
+
+def outcome(
+    ended: Operation | YandexArtError, request: ImageRequest | None = None, index: int | None = None
+) -> Image | YandexArtError:
+    """What a wait came to: the image, or the error to raise."""
+    try:
+        if isinstance(ended, YandexArtError):
+            raise ended
+        return Image.from_operation(ended, request, index)
+    except YandexArtError as error:
+        error.index = index
+        return error
 
 
 def _link(part: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from yandexart_grpc import stubs
 from yandexart_grpc.errors import InvalidRequest
@@ -32,6 +32,19 @@ Prompt = str | Sequence[str | tuple[str, float]]
 """A prompt: one text, or several, each with a weight where it is not 1."""
 AspectRatio = str | tuple[int, int]
 """Width to height: "16:9" or (16, 9)."""
+
+
+class ImageOptions(TypedDict, total=False):
+    """What may be said about an image beside its prompt."""
+
+    model: str
+    """A name in the folder, or a whole `art://` URI; `yandex-art/latest` where none is given."""
+    aspect_ratio: AspectRatio | None
+    """1:1 where none is given."""
+    seed: int | None
+    """1 to 2**63 - 1; drawn here where none is given, so that the image always knows it."""
+    mime_type: str
+    """`image/jpeg`, the only one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +150,12 @@ def known_id(operation_id: str) -> str:
     if not isinstance(operation_id, str) or not operation_id.strip():
         raise InvalidRequest(f"operation_id: {operation_id!r} is not the id of an operation")
     return operation_id.strip()
+
+
+def require_positive(name: str, value: int) -> None:
+    """Raise `InvalidRequest` unless the value is a positive integer."""
+    if not _is_int(value) or value < 1:
+        raise InvalidRequest(f"{name}: {value!r} is not an integer from 1")
 
 
 def _messages(prompt: Prompt) -> tuple[Message, ...]:

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import EllipsisType
@@ -17,6 +17,10 @@ TIMEOUT = 300.0
 """How long to wait for an image, in seconds, where nothing else is said. Most take under a minute."""
 RPC_TIMEOUT = 30.0
 """How long one call may take, in seconds: a slow link needs that much for a large image."""
+READS_PER_SECOND = 45.0
+"""The quota of a folder is 50 (contract/service.md, "The answer"), and others share it."""
+SUBMITS_PER_MINUTE = 500.0
+"""The quota of a folder."""
 MAX_MESSAGE_BYTES = 32 * 2**20
 """gRPC's own limit of 4 MiB is below what the service may answer."""
 FORMS = "https://host[:port], host:port (TLS), http://host:port (plaintext), demo://"
@@ -51,6 +55,34 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long, how large and how often."""
+
+    timeout: float | None
+    """Seconds for a whole wait; None waits as long as it takes."""
+    rpc_timeout: float
+    """Seconds for one call."""
+    max_message_bytes: int
+    """The largest answer that is received."""
+    patience: float | None
+    """Seconds that a ready image may be expected to lie unseen; None for what fits the number of waits."""
+    reads_per_second: float
+    submits_per_minute: float
+
+    def problems(self) -> Iterator[str]:
+        """Everything that is wrong, one sentence a setting."""
+        yield from problems_of_time("timeout", self.timeout)
+        yield from problems_of_time("rpc_timeout", self.rpc_timeout or 0)
+        yield from problems_of_time("patience", self.patience)
+        for name in ("reads_per_second", "submits_per_minute"):
+            rate = getattr(self, name)
+            if not _is_number(rate) or not rate > 0:
+                yield f"{name}: {rate!r} is not a positive number"
+        if not isinstance(self.max_message_bytes, int) or not 0 < self.max_message_bytes < 2**31:
+            yield f"max_message_bytes: {self.max_message_bytes!r} is not an integer from 1 to {2**31 - 1}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything a client needs to know before its first call."""
 
@@ -60,12 +92,9 @@ class Settings:
     operation_endpoint: Endpoint
     root_certificates: bytes | None = field(repr=False)
     """PEM of the authorities to trust; None for those that gRPC brings."""
-    timeout: float | None
-    """Seconds for a whole wait; None waits as long as it takes."""
-    rpc_timeout: float
-    """Seconds for one call."""
-    max_message_bytes: int
-    """The largest answer that is received."""
+    history: Path | None
+    """A file that keeps durations from one process to the next."""
+    limits: Limits
 
     @classmethod
     def resolve(
@@ -76,18 +105,15 @@ class Settings:
         endpoint: str | None,
         operation_endpoint: str | None,
         root_certificates: str | os.PathLike[str] | None,
-        timeout: float | None,
-        rpc_timeout: float,
-        max_message_bytes: int,
+        history: str | os.PathLike[str] | None,
+        limits: Limits,
         environ: Mapping[str, str] = os.environ,
     ) -> "Settings":
         """Settings from arguments and environment.
 
         Raises `ConfigurationError`, which names everything that is wrong at once: setting, value and limit.
         """
-        found = [*problems_of_time("timeout", timeout), *problems_of_time("rpc_timeout", rpc_timeout or 0)]
-        if not isinstance(max_message_bytes, int) or not 0 < max_message_bytes < 2**31:
-            found.append(f"max_message_bytes: {max_message_bytes!r} is not an integer from 1 to {2**31 - 1}")
+        found = list(limits.problems())
         endpoint = endpoint or environ.get("YANDEXART_ENDPOINT") or None
         generation = _parse("endpoint", endpoint or GENERATION, found)
         operations = _parse("operation_endpoint", operation_endpoint or endpoint or OPERATIONS, found)
@@ -104,9 +130,8 @@ class Settings:
             endpoint=generation,
             operation_endpoint=operations,
             root_certificates=pem,
-            timeout=timeout,
-            rpc_timeout=rpc_timeout,
-            max_message_bytes=max_message_bytes,
+            history=Path(history) if history else None,
+            limits=limits,
         )
 
     def span(self, timeout: Timeout) -> float | None:
@@ -115,24 +140,28 @@ class Settings:
         Raises `InvalidRequest` when it is not a positive number of seconds.
         """
         if isinstance(timeout, EllipsisType):
-            return self.timeout
+            return self.limits.timeout
         if found := problems_of_time("timeout", timeout):
             raise InvalidRequest(found[0])
         return timeout
 
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What every call carries."""
-        return (("authorization", self.credential.authorization),) if self.credential else ()
+    def metadata(self, hold: int | None = None) -> tuple[tuple[str, str], ...]:
+        """What a call carries; `hold` asks the server to hold its answer for so many seconds (RFC 7240)."""
+        known = (("authorization", self.credential.authorization),) if self.credential else ()
+        return known if hold is None else (*known, ("prefer", f"wait={hold}"))
 
 
 def problems_of_time(name: str, value: float | None) -> list[str]:
     """What is wrong with a span of time."""
     if value is None:
         return []
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if not _is_number(value) or not math.isfinite(value) or value <= 0:
         return [f"{name}: {value!r} is not a positive number of seconds"]
     return []
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _parse(name: str, text: str, found: list[str]) -> Endpoint:

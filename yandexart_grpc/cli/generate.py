@@ -9,12 +9,11 @@ import click
 from click.core import ParameterSource
 
 from yandexart_grpc import YandexArt
-from yandexart_grpc.cli.options import DEMO, Connection, connection_options, default, image_options, json_option
+from yandexart_grpc.cli.options import DEMO, Connection, connection_options, image_options, json_option
 from yandexart_grpc.cli.output import reporting, show_image
 from yandexart_grpc.cli.progress import progress
 from yandexart_grpc.cli.target import Target
-
-MODEL, MIME_TYPE = default(YandexArt.submit, "model"), default(YandexArt.submit, "mime_type")
+from yandexart_grpc.request import DEFAULT_MODEL, MIME_TYPE
 
 
 @click.command()
@@ -22,7 +21,7 @@ MODEL, MIME_TYPE = default(YandexArt.submit, "model"), default(YandexArt.submit,
 @image_options
 @click.option("--aspect-ratio", metavar="W:H", help="Width to height, such as 16:9.  [default: 1:1]")
 @click.option("--seed", type=int, metavar="N", help="Equal seeds give equal images.  [default: random]")
-@click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="A model in the folder, or a whole art:// URI.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="A name in the folder, or an art:// URI.")
 @click.option("--mime-type", default=MIME_TYPE, show_default=True, metavar="TYPE", help="The format of the image.")
 @click.option("--folder-id", envvar="YC_FOLDER_ID", show_envvar=True, metavar="ID", help="The folder that pays.")
 @connection_options

@@ -127,6 +127,7 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
     try:
         yield f"{'https' if settings.tls_cert else 'http'}://{address}"
     finally:
+        operations.release()
         await doctor.enter_graceful_shutdown()
         await server.stop(settings.grace)
         await operations.close()

@@ -13,6 +13,7 @@ from grpc import StatusCode
 from yandexart_grpc.errors import InvalidRequest, NotFound, PermissionDenied, YandexArtError, row
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.server.backends.base import Backend
+from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.store import Row, State, Store
 from yandexart_grpc.server.workers import TaskWorkers
 from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Operation, Status
@@ -29,6 +30,7 @@ class Operations:
         self._store = store
         self._workers = workers
         self._backend = backend
+        self._bells = Bells()
 
     async def accept(self, message: ImageGenerationRequest) -> Operation:
         """Take a request, and return its operation once that is kept.
@@ -47,9 +49,18 @@ class Operations:
         log.info("operation %s accepted", entry.id)
         return _to_proto(entry)
 
-    async def look(self, operation_id: str) -> Operation:
-        """The operation as it is now. Raises `NotFound`."""
-        return _to_proto(await self._get(operation_id))
+    async def look(self, operation_id: str, hold: float = 0.0) -> Operation:
+        """The operation as it is now; or once it is done, if that is within `hold` seconds. Raises `NotFound`."""
+        with self._bells.listen(operation_id) as bell:
+            entry = await self._get(operation_id)
+            if hold > 0 and entry.state is not State.DONE:
+                await bell.wait(hold)
+                entry = await self._get(operation_id)
+        return _to_proto(entry)
+
+    def release(self) -> None:
+        """Let nobody be held any more."""
+        self._bells.silence()
 
     async def cancel(self, operation_id: str) -> Operation:
         """Stop the operation where that saves something, and return it as it is then. Raises `NotFound`.
@@ -87,6 +98,7 @@ class Operations:
         finished = await self._store.advance(done, before=entry.state)
         if finished:
             log.info("operation %s done", entry.id)
+            self._bells.ring(entry.id)
         return finished
 
     async def _get(self, operation_id: str) -> Row:

@@ -20,6 +20,10 @@ OPTIONS = (
     # Callers keep a quiet connection alive by pings; by default three in five minutes would end it.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
+HOLDS = (("preference-applied", "wait"),)
+"""Announces that a read with `prefer: wait=<seconds>` is held until the operation is done (RFC 7240)."""
+LONGEST_HOLD = 60.0
+"""Seconds for which a read is held at the most, whatever is preferred."""
 TOKEN_LIFE = 12 * 3600
 """How long an IAM token lives, in seconds (contract/service.md, "Who may call")."""
 
@@ -52,6 +56,7 @@ class Generation(stubs.ImageGenerationAsyncServiceServicer):
         self._operations = operations
 
     async def Generate(self, request: stubs.ImageGenerationRequest, context: Context) -> stubs.Operation:
+        await context.send_initial_metadata(HOLDS)
         return await _answered(context, self._operations.accept(request))
 
 
@@ -62,7 +67,10 @@ class OperationReads(stubs.OperationServiceServicer):
         self._operations = operations
 
     async def Get(self, request: stubs.GetOperationRequest, context: Context) -> stubs.Operation:
-        return await _answered(context, self._operations.look(request.operation_id))
+        hold = _preferred_wait(context)
+        if hold:
+            await context.send_initial_metadata(HOLDS)
+        return await _answered(context, self._operations.look(request.operation_id, hold))
 
     async def Cancel(self, request: stubs.CancelOperationRequest, context: Context) -> stubs.Operation:
         return await _answered(context, self._operations.cancel(request.operation_id))
@@ -131,6 +139,14 @@ async def announce(doctor: health.aio.HealthServicer) -> None:
     """Tell those who ask that every service is serving."""
     for name in SERVICES:
         await doctor.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+
+def _preferred_wait(context: Context) -> float:
+    """The seconds for which the caller would like to be held; 0 where it does not say so."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "prefer" and (found := re.search(r"\bwait=(\d{1,6})\b", str(value))):
+            return min(float(found[1]), LONGEST_HOLD)
+    return 0.0
 
 
 async def _answered(context: Context, answer: Awaitable[Answer]) -> Answer:

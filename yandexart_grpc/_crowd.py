@@ -1,0 +1,106 @@
+"""Runs many machines of the core in the calling thread, which sleeps for all of them and waits for all their calls."""
+
+import heapq
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from math import inf
+from typing import Generic, Self, TypeVar
+
+from grpc import Future, RpcError
+
+from yandexart_grpc._drive import Naps
+from yandexart_grpc._step import Answer, Step, Steps
+from yandexart_grpc.errors import YandexArtError
+from yandexart_grpc.stubs import Operation
+
+Key = TypeVar("Key")
+
+
+class Crowd(Generic[Key]):
+    """Machines under way, each under a key."""
+
+    def __init__(
+        self, begin: Callable[[Step], "Future[Operation]"], answer: Callable[["Future[Operation]"], Answer], naps: Naps
+    ) -> None:
+        """`begin` starts the call of a step, `answer` tells what it brought or raises its failure."""
+        self._begin = begin
+        self._answer = answer
+        self._naps = naps
+        self._sleeping: list[tuple[float, int, Key, Steps]] = []
+        self._calling: dict[Future[Operation], tuple[Key, Steps]] = {}
+        self._ended: deque[tuple[Key, Operation | YandexArtError]] = deque()
+        self._events: queue.SimpleQueue[Future[Operation] | None] = queue.SimpleQueue()
+        self._order = count()
+
+    def __enter__(self) -> Self:
+        self._naps.listen(self._plans_changed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the machines that are still under way; their operations go on."""
+        self._naps.forget(self._plans_changed)
+        for call in self._calling:
+            call.cancel()
+        for steps in [steps for _, _, _, steps in self._sleeping] + [steps for _, steps in self._calling.values()]:
+            steps.close()
+
+    def __len__(self) -> int:
+        return len(self._sleeping) + len(self._calling) + len(self._ended)
+
+    def add(self, key: Key, steps: Steps) -> None:
+        """Start a machine."""
+        self._go_on(key, steps, lambda: next(steps))
+
+    def end(self, key: Key, ended: Operation | YandexArtError) -> None:
+        """Put in what needs no machine any more."""
+        self._ended.append((key, ended))
+
+    def next(self) -> tuple[Key, Operation | YandexArtError]:
+        """Wait until a machine has ended, and return its operation or its error."""
+        while not self._ended:
+            nap = max(0.0, self._sleeping[0][0] - time.monotonic()) if self._sleeping else None
+            try:
+                call = self._events.get(timeout=nap)
+            except queue.Empty:
+                self._wake(time.monotonic())
+            else:
+                self._wake(inf) if call is None else self._called(call)
+        return self._ended.popleft()
+
+    def _wake(self, until: float) -> None:
+        woken = []
+        while self._sleeping and self._sleeping[0][0] <= until:
+            woken.append(heapq.heappop(self._sleeping))
+        for _, _, key, steps in woken:
+            self._go_on(key, steps, partial(steps.send, None))
+
+    def _plans_changed(self) -> None:
+        self._events.put(None)
+
+    def _called(self, call: "Future[Operation]") -> None:
+        key, steps = self._calling.pop(call)
+        try:
+            answer = self._answer(call)
+        except RpcError as error:
+            self._go_on(key, steps, partial(steps.throw, error))
+        else:
+            self._go_on(key, steps, partial(steps.send, answer))
+
+    def _go_on(self, key: Key, steps: Steps, resume: Callable[[], Step]) -> None:
+        try:
+            step = resume()
+            if step.request is None:
+                heapq.heappush(self._sleeping, (time.monotonic() + step.after, next(self._order), key, steps))
+            else:
+                call = self._begin(step)
+                self._calling[call] = (key, steps)
+                call.add_done_callback(self._events.put)
+        except StopIteration as finished:
+            self.end(key, finished.value)
+        except YandexArtError as error:
+            steps.close()
+            self.end(key, error)

@@ -1,0 +1,81 @@
+"""What all waits of one client share: what was learned about durations, the budgets, and whether the server holds reads."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from math import inf
+
+from yandexart_grpc._budget import Budget
+from yandexart_grpc._plan import Law, default_patience
+from yandexart_grpc.settings import Limits
+
+READ_BURST, SUBMIT_BURST = 5, 50
+"""How many calls may go at once after a quiet time."""
+
+
+class Pace:
+    """The common knowledge of one client; safe to share between threads."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        now: Callable[[], float],
+        history: Mapping[str, Iterable[float]],
+        plans_changed: Callable[[], None],
+    ) -> None:
+        """`now` is a monotonic clock, `history` has durations in seconds by model URI, and `plans_changed` is called when those
+        who sleep until a planned time should look again.
+        """
+        self.now = now
+        self.rpc_timeout = limits.rpc_timeout
+        self.reads = Budget(limits.reads_per_second, READ_BURST, now)
+        self.submits = Budget(limits.submits_per_minute / 60, SUBMIT_BURST, now)
+        self.holds: bool | None = None
+        """Whether the server holds reads; None until something is known."""
+        self._patience = limits.patience
+        self._plans_changed = plans_changed
+        self._laws = {model: Law(durations) for model, durations in history.items()}
+        self._in_flight = 0
+        self._lock = threading.Lock()
+
+    def deadline(self, span: float | None) -> float:
+        """When a wait that begins now and may take `span` seconds has to end."""
+        return inf if span is None else self.now() + span
+
+    @property
+    def patience(self) -> float:
+        """How long a ready image may be expected to lie unseen, in seconds."""
+        return self._patience or default_patience(self._in_flight, self.reads.rate)
+
+    def law(self, model: str | None) -> Law:
+        """What is known of a model's durations; of an operation that was picked up by id, the model is not known."""
+        if model is None:
+            return Law()
+        return self._laws.get(model) or self._laws.setdefault(model, Law())
+
+    def learn(self, law: Law, duration: float) -> None:
+        """Take in the duration of a finished operation, in seconds.
+
+        While little is known a new duration changes much, so those who wait are told to plan anew: after the 1st, 2nd, 4th, ...
+        """
+        with self._lock:
+            law.learn(duration)
+        known = law.learned
+        if known & (known - 1) == 0:
+            self._plans_changed()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count one wait."""
+        with self._lock:
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The durations seen of each model, in seconds, oldest first."""
+        return {model: list(law.durations) for model, law in self._laws.items() if law.durations}

@@ -9,10 +9,9 @@ import yandexart_grpc
 from yandexart_grpc import ContentRefused, OperationCancelled, OperationFailed, OutcomeUnknown, YandexArtError, errors
 from yandexart_grpc.stubs import Operation, Status
 
+NAMES = [getattr(yandexart_grpc, name) for name in yandexart_grpc.__all__]
 PUBLIC = [
-    value
-    for value in vars(yandexart_grpc).values()
-    if isinstance(value, type) and issubclass(value, YandexArtError) and value is not YandexArtError
+    value for value in NAMES if isinstance(value, type) and issubclass(value, YandexArtError) and value is not YandexArtError
 ]
 
 

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -102,7 +103,17 @@ def test_rooms_are_entered_by_one_function() -> None:
 def test_public_names_are_sorted_and_exist(module: ModuleType) -> None:
     """`__all__` is sorted and complete."""
     assert module.__all__ == sorted(module.__all__)
-    assert set(module.__all__) <= vars(module).keys()
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_a_public_name_is_loaded_when_it_is_used() -> None:
+    """`import yandexart_grpc` loads neither gRPC nor protobuf; an unknown name is an error as everywhere."""
+    script = "import sys, yandexart_grpc; print([name for name in sys.modules if name.split('.')[0] in ('grpc', 'google')])"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert loaded == "[]\n"
+    assert dir(yandexart_grpc) == sorted(yandexart_grpc.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Prompts'"):
+        getattr(yandexart_grpc, "Prompts")  # noqa: B009  # what a type checker would not allow
 
 
 def test_every_public_name_is_documented() -> None:

@@ -7,7 +7,6 @@ change.
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 
 from grpc import RpcError
 
@@ -74,41 +73,43 @@ def _wake(sleeper: "asyncio.Future[None]") -> None:
 
 def drive(steps: Steps, call: Callable[[Step], Answer], nap: Callable[[float], None]) -> Operation:
     """Run one machine with blocking calls."""
-    with closing(steps):
-        try:
-            step = next(steps)
-            while True:
-                if step.request is None:
-                    nap(step.after)
-                    step = steps.send(None)
-                    continue
-                try:
-                    answer = call(step)
-                except RpcError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as finished:
-            operation: Operation = finished.value
-            return operation
+    try:
+        step = next(steps)
+        while True:
+            if step.request is None:
+                nap(step.after)
+                step = steps.send(None)
+                continue
+            try:
+                answer = call(step)
+            except RpcError as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as finished:
+        operation: Operation = finished.value
+        return operation
+    finally:
+        steps.close()
 
 
 async def adrive(steps: Steps, call: Callable[[Step], Awaitable[Answer]], nap: Callable[[float], Awaitable[None]]) -> Operation:
     """Run one machine with awaited calls: the same text as `drive`."""
-    with closing(steps):
-        try:
-            step = next(steps)
-            while True:
-                if step.request is None:
-                    await nap(step.after)
-                    step = steps.send(None)
-                    continue
-                try:
-                    answer = await call(step)
-                except RpcError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as finished:
-            operation: Operation = finished.value
-            return operation
+    try:
+        step = next(steps)
+        while True:
+            if step.request is None:
+                await nap(step.after)
+                step = steps.send(None)
+                continue
+            try:
+                answer = await call(step)
+            except RpcError as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as finished:
+        operation: Operation = finished.value
+        return operation
+    finally:
+        steps.close()

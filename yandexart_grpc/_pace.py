@@ -1,12 +1,11 @@
 """What all waits of one client share: what was learned about durations, the budgets, and whether the server holds reads."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
 from yandexart_grpc._budget import Budget
-from yandexart_grpc._plan import Law, default_patience
+from yandexart_grpc._plan import WINDOW, Law, default_patience
 from yandexart_grpc.settings import Limits
 
 READ_BURST, SUBMIT_BURST = 5, 50
@@ -64,16 +63,23 @@ class Pace:
         if known & (known - 1) == 0:
             self._plans_changed()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count one wait."""
+    def begin(self, law: Law) -> bool:
+        """Count a wait that begins, and return whether the law will learn from it.
+
+        That is decided before anybody knows how long it takes: of a thousand operations that begin together, the last to end
+        are the slowest, and a law that took them for all others would ask too late from then on.
+        """
         with self._lock:
             self._in_flight += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._in_flight -= 1
+            teaches = law.teachers < WINDOW
+            law.teachers += teaches
+            return teaches
+
+    def end(self, law: Law, *, teaches: bool) -> None:
+        """Count a wait that ends."""
+        with self._lock:
+            self._in_flight -= 1
+            law.teachers -= teaches
 
     @property
     def history(self) -> dict[str, list[float]]:

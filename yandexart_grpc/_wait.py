@@ -11,7 +11,6 @@ from math import inf
 from grpc import RpcError, StatusCode
 
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._plan import between
 from yandexart_grpc._step import Answer, Step, Steps
 from yandexart_grpc._submit import submit
 from yandexart_grpc.errors import OperationTimeout, failure, from_rpc, is_local_limit, retry_after
@@ -68,8 +67,11 @@ def watch(operation_id: str, pace: Pace, deadline: float, *, model: str | None =
     Raises `OperationTimeout` when the time is up, chained to the last passing failure, and what `from_rpc` gives for a
     final one.
     """
-    with pace.waiting():
-        operation = yield from _Wait(operation_id, pace, deadline, model, born).steps()
+    wait = _Wait(operation_id, pace, deadline, model, born)
+    try:
+        operation = yield from wait.steps()
+    finally:
+        pace.end(wait.law, teaches=wait.teaches)
     log.info("operation %s done", operation_id)
     return operation
 
@@ -92,12 +94,14 @@ class _Wait:
         "retry_at",
         "sent",
         "start",
+        "teaches",
     )
 
     def __init__(self, operation_id: str, pace: Pace, deadline: float, model: str | None, born: float | None) -> None:
         self.request = GetOperationRequest(operation_id=operation_id)
         self.pace = pace
         self.law = pace.law(model)
+        self.teaches = pace.begin(self.law)
         self.start = pace.now()
         self.deadline = deadline
         self.last_call = deadline - min(LAST_READ, (deadline - self.start) / 10)
@@ -184,10 +188,11 @@ class _Wait:
 
     def _learn(self, operation: Operation, hold: int | None) -> None:
         """Take in how long the image took: what the server stamped, or else what the last two questions tell."""
-        if self.attached or operation.WhichOneof("result") != "response":
+        if self.attached or not self.teaches or operation.WhichOneof("result") != "response":
             return
-        stamped = (operation.modified_at.ToNanoseconds() - operation.created_at.ToNanoseconds()) / 1e9
+        modified, created = operation.modified_at, operation.created_at
+        stamped = modified.seconds - created.seconds + (modified.nanos - created.nanos) / 1e9
         if stamped > 0:
             self.pace.learn(self.law, min(max(stamped, self.asked), self.pace.now() - self.born))
         elif hold is None:
-            self.pace.learn(self.law, between(self.asked, self.sent - self.born))
+            self.pace.learn(self.law, self.law.between(self.asked, self.sent - self.born))

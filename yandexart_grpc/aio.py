@@ -230,6 +230,8 @@ class AsyncYandexArt:
         metadata = self._settings.metadata(step.hold)
         call = method(step.request, timeout=timeout, metadata=metadata, wait_for_ready=step.reconnect)
         operation = await self._made(call)
+        if is_read(step) and step.hold is None:  # nothing is announced then
+            return Answer(operation)
         return Answer(operation, channel.holds_reads(await call.initial_metadata()))
 
     async def _made(self, call: Awaitable[stubs.Operation]) -> stubs.Operation:

@@ -274,6 +274,8 @@ class YandexArt:
     def _call(self, step: Step) -> Answer:
         method, arguments = self._prepare(step)
         try:
+            if is_read(step) and step.hold is None:  # nothing is announced then
+                return Answer(method(step.request, **arguments))
             operation, call = method.with_call(step.request, **arguments)
         except grpc.RpcError as error:
             self._ready = self._ready and channel.is_connected_still(error)

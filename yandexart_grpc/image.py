@@ -8,7 +8,6 @@ import base64
 import binascii
 import os
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,30 +157,21 @@ def _unwrapped(data: bytes, operation_id: str) -> bytes:
 
 
 def _size(data: bytes, operation_id: str) -> tuple[int, int]:
-    """Width and height of a whole JPEG."""
+    """Width and height of a whole JPEG: walks the segments up to the first scan (ITU-T T.81, annex B)."""
     if not data.startswith(_START):
         raise _broken(operation_id, f"holds no JPEG, {_head(data)}" if data else "holds an empty image")
-    size = None
-    for marker, start in _segments(data):
-        if marker in _FRAMES:
-            size = int.from_bytes(data[start + 5 : start + 7], "big"), int.from_bytes(data[start + 3 : start + 5], "big")
-        elif marker == _SCAN and size and all(size) and data.rfind(_END, start) > 0:
-            return size
-    raise _broken(operation_id, f"holds a truncated JPEG of {len(data)} bytes, {_head(data)}")
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and start of each segment up to the first scan (ITU-T T.81, annex B)."""
-    at = len(_START)
-    while at + 4 <= len(data) and data[at] == 0xFF:
+    at, end, width, height = len(_START), len(data) - 9, 0, 0
+    while at < end and data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        yield marker, at + 2
         if marker == _SCAN:
-            return
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if width and height and data.rfind(_END, at) > 0:
+                return width, height
+            break
+        if marker in _FRAMES:
+            height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
+        # 0xFF fills the space between segments; a segment counts the two bytes of its length, but not those of its marker
+        at += 1 if marker == 0xFF else 2 + (data[at + 2] << 8 | data[at + 3])
+    raise _broken(operation_id, f"holds a truncated JPEG of {len(data)} bytes, {_head(data)}")
 
 
 def _head(data: bytes) -> str:

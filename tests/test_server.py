@@ -246,3 +246,10 @@ def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
         assert server.endpoint.startswith("https://localhost:")
         with YandexArt(endpoint=server.endpoint, folder_id="folder", root_certificates=tmp_path / "ca.pem") as art:
             assert art.generate("a cat").width == 1024
+
+
+def test_a_burst_of_callers_waits_for_its_turn(channel: grpc.Channel) -> None:
+    """Thousands of calls at the same moment are all answered; none is cancelled without a word."""
+    get = stubs.OperationServiceStub(channel).Get
+    calls = [get.future(stubs.GetOperationRequest(operation_id="x"), timeout=30) for _ in range(5000)]
+    assert {call.code() for call in calls} == {StatusCode.NOT_FOUND}

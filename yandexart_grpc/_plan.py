@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 WINDOW = 64
 """How many durations are remembered."""
-GUESSES = (2.0, 4.0, 8.0, 16.0, 32.0)
+GUESSES = (1.5, 3.0, 6.0, 12.0, 24.0)
 """Durations in seconds to begin with. Each real one drives out the guess that is farthest from what is known."""
 SHORTEST_DURATION = 1e-6
 NEIGHBOURS = 8

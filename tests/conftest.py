@@ -6,10 +6,15 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from yandexart_grpc import AsyncOperation, AsyncYandexArt, Operation, YandexArt
 from yandexart_grpc.server import Embedded, embedded
+
+# What a test claims does not depend on how busy the machine is.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True)

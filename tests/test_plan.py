@@ -164,6 +164,20 @@ def test_numbers_that_are_taken_open_later_when_the_rate_falls() -> None:
     assert budget.opens(numbers[1]) >= 3.0
 
 
+def test_those_who_wake_late_do_not_catch_up_at_once() -> None:
+    """When everybody was kept from waking in time, no more than the burst go together, and the rest at the rate."""
+    clock = Clock()
+    budget = Budget(10.0, 5, clock)
+    turns = [budget.turn() for _ in range(60)]
+    waiting = [turn for turn in turns if next(turn, None)]
+    assert len(waiting) == 55
+    clock.time = 3.0
+    waiting = [turn for turn in waiting if next(turn, None)]
+    assert len(waiting) >= 55 - 6
+    clock.time = 3.5
+    assert len([turn for turn in waiting if next(turn, None)]) >= len(waiting) - 6
+
+
 def test_a_turn_that_comes_too_late_is_not_waited_for() -> None:
     """Beyond the deadline there is no turn, which is said at once."""
     budget = Budget(1.0, 1, Clock())

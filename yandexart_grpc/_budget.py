@@ -46,6 +46,9 @@ class Budget:
             if self._now() + wait > deadline:
                 return False
             yield Step(wait)
+        with self._lock:
+            # Who wakes late lets pass what a bucket cannot hold: those behind do not catch up all at once.
+            self._base -= max(0.0, self._flowed(self._now()) - number)
         return True
 
     def slow_down(self) -> None:

@@ -61,9 +61,10 @@ class AsyncNaps:
             self._sleepers.discard(sleeper)
 
     def end(self) -> None:
-        """Wake everybody."""
-        for sleeper in self._sleepers:
-            _wake(sleeper)
+        """Wake everybody, not so many at a time that the event loop is blocked for long."""
+        loop = asyncio.get_running_loop()
+        for number, sleeper in enumerate(self._sleepers):
+            loop.call_later(number // 100 * 0.005, _wake, sleeper)
 
 
 def _wake(sleeper: "asyncio.Future[None]") -> None:

@@ -150,6 +150,8 @@ class AsyncYandexArt:
             while True:
                 while failure is None and len(tasks) < in_flight and (item := next(waiting, None)):
                     tasks.add(make(*item))
+                    if not item[0] % 100:  # let the loop do other things between so many
+                        await self._naps.nap(0)
                 if not len(tasks):
                     break
                 result = await tasks.next()

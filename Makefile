@@ -4,13 +4,14 @@ PYTHON ?= python3
 export PROMPT ?= a red cat
 export OUT ?= demo.jpeg
 
+BENCHMARKS := overhead startup memory lag_simulated lag_live lag_held scale
 BIN := .venv/bin
 UV := $(BIN)/uv
 # Trust the certificates this machine trusts, as pip does.
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto proto-check test-compat clean
+.PHONY: help demo test lint format proto proto-check test-compat bench clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -39,12 +40,20 @@ proto-check: .venv-proto/done ## fail where generated/ is not what proto/ compil
 test-compat: .venv/test ## try the stubs beside several versions of yandexcloud and protobuf (minutes)
 	$(BIN)/pytest -m slow
 
+bench: .venv-bench/done ## measure lag, reads, CPU, memory and start-up against raw stubs and the official clients (minutes)
+	@for name in $(BENCHMARKS); do .venv-bench/bin/python -m benchmarks.$$name || exit 1; done
+
 clean: ## remove the environments
-	rm -rf .venv .venv-proto
+	rm -rf .venv .venv-proto .venv-bench
 
 $(UV):
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
+
+.venv-bench/done: pyproject.toml | $(UV)
+	$(UV) venv --quiet --clear .venv-bench
+	$(UV) pip install --quiet --python .venv-bench/bin/python --editable '.[server]' --group bench
+	touch $@
 
 .venv/demo: pyproject.toml | $(UV)
 	$(UV) pip install --quiet --python $(BIN)/python --editable '.[cli,server]'

@@ -16,17 +16,25 @@ from typing import NamedTuple
 
 WINDOW = 64
 """How many durations are remembered."""
-GUESSES = (1.5, 3.0, 6.0, 12.0, 24.0)
+GUESSES = (2.0, 4.0, 8.0, 16.0, 32.0)
 """Durations in seconds to begin with. Each real one drives out the guess that is farthest from what is known."""
 SHORTEST_DURATION = 1e-6
-NEIGHBOURS = 8
-"""How many durations in a row tell how dense they are."""
 LONGEST_PAUSE = 30.0
 """Seconds between two questions at the most."""
 NEWS = 8
 """The plan changes as soon as there is one new duration for so many known ones."""
-DOUBT = 0.001
-"""How unlikely a run of finds has to be before the law that calls it so is doubted as much as it is believed."""
+
+LATENESS = 0.8
+"""Of an operation that the question at one age found done, it is taken that it was not done at this share of that age."""
+
+
+def between(asked: float, found: float) -> float:
+    """How long an operation is taken to have lasted that was not done at the age `asked` and was at the age `found`.
+
+    The middle, but not of all the time before a first question: most is done shortly before the age at which a plan asks first.
+    Never `found` itself: a plan that learned that would lock itself into being late.
+    """
+    return (max(asked, LATENESS * found) + found) / 2
 
 
 def default_patience(in_flight: int, rate: float) -> float:
@@ -42,12 +50,6 @@ class Knots(NamedTuple):
     integrals: list[float]
     slopes: list[float]
 
-    def at(self, age: float) -> tuple[float, float]:
-        """The value and the integral at that age."""
-        knot = bisect_right(self.ages, age) - 1
-        since, slope, value = age - self.ages[knot], self.slopes[knot], self.values[knot]
-        return value + slope * since, self.integrals[knot] + (value + slope * since / 2) * since
-
 
 class Law:
     """How long operations of one model take."""
@@ -61,8 +63,6 @@ class Law:
         self._news = 0
         self.teachers = 0
         """How many operations are under way that it will learn from."""
-        self._luck = 1.0  # how likely the law calls the latest run of finds between the same two ages
-        self._middle = 0.0  # of these
 
     def learn(self, duration: float) -> None:
         """Take in one more duration, in seconds. When much is known, a few of them change the plan together."""
@@ -72,21 +72,6 @@ class Law:
         if self._news * NEWS >= len(self.durations):
             self._news = 0
             self._knots = _smear(_with_guesses(self.durations))
-
-    def between(self, asked: float, found: float) -> float:
-        """How long an operation probably took that was not done at the age `asked` and was at the age `found`, in seconds.
-
-        It is the mean of the law between the two, except that a law that makes its questions come too late would only see
-        itself confirmed. So the less likely a run of finds between the same two questions is, the more the middle counts.
-        """
-        (early, before), (late, after) = self._knots.at(asked), self._knots.at(found)
-        chance, middle = late - early, (asked + found) / 2
-        self._luck = chance * (self._luck if asked < self._middle <= found else 1.0)
-        self._middle = middle
-        if chance < 1e-9:
-            return middle
-        mean = found - (after - before - (found - asked) * early) / chance
-        return mean + (middle - mean) * DOUBT / (DOUBT + self._luck)
 
     def next_age(self, asked: float, patience: float) -> float:
         """The age in seconds at which to ask again about an operation that was not done at the age `asked`."""
@@ -123,18 +108,14 @@ def _with_guesses(durations: tuple[float, ...]) -> list[float]:
 def _smear(durations: list[float]) -> Knots:
     """The distribution that these durations are drawn from, as far as they tell.
 
-    Each is spread evenly over a range around it, the wider the more they differ and the fewer there are. Where they come in
-    several humps, it is the width of a hump that counts, as the distances of neighbours tell it. A little mass lies before the
-    first range and after the last.
+    Each is spread evenly over a range around it, the wider the more they differ and the fewer there are. A little mass lies
+    before the first range and after the last.
     """
     count = len(durations)
     logs = [log(duration) for duration in durations]
     centre = sum(logs) / count
-    squares = sum((value - centre) ** 2 for value in logs)
-    if spans := sorted(after - before for before, after in zip(logs, logs[NEIGHBOURS:], strict=False)):
-        squares = min(squares, count * (0.4 * spans[len(spans) // 2] * count / NEIGHBOURS) ** 2)
-    spread = sqrt((squares + 0.18) / (count + 2))
-    width = exp(1.1 * spread * count**-0.2)
+    spread = sqrt((sum((value - centre) ** 2 for value in logs) + 0.18) / (count + 2))
+    width = exp(0.9 * spread * count**-0.2)
     mass = (1 - 0.6 / (count + 2)) / count
     ranges = [(duration / width, duration * width) for duration in durations]
     turns = [turn for low, high in ranges for turn in ((low, mass / (high - low)), (high, -mass / (high - low)))]

@@ -11,6 +11,7 @@ from math import inf
 from grpc import RpcError, StatusCode
 
 from yandexart_grpc._pace import Pace
+from yandexart_grpc._plan import between
 from yandexart_grpc._step import Answer, Step, Steps
 from yandexart_grpc._submit import submit
 from yandexart_grpc.errors import OperationTimeout, failure, from_rpc, is_local_limit, retry_after
@@ -195,4 +196,4 @@ class _Wait:
         if stamped > 0:
             self.pace.learn(self.law, min(max(stamped, self.asked), self.pace.now() - self.born))
         elif hold is None:
-            self.pace.learn(self.law, self.law.between(self.asked, self.sent - self.born))
+            self.pace.learn(self.law, between(self.asked, self.sent - self.born))

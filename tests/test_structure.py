@@ -155,6 +155,12 @@ def test_nothing_names_a_registry_or_this_machine() -> None:
         assert not words.search(text), f"{name}: {words.search(text)}"
 
 
+def test_the_client_reads_no_wall_clock() -> None:
+    """Deadlines and plans are kept on a clock that cannot be set, so that an hour of difference is not noticed."""
+    outside = [name for name in files() if not name.startswith(("server/", "cli/"))]
+    assert not [name for name in outside if re.search(r"\btime\.time\(|\bdatetime\b", (PACKAGE / f"{name}.py").read_text())]
+
+
 def test_the_services_are_served_under_names_of_the_contract() -> None:
     """A service's path on the wire is made of the names that the contract declares."""
     service = stubs.ImageGenerationRequest.DESCRIPTOR.file.services_by_name["ImageGenerationAsyncService"]

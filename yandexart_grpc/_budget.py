@@ -41,6 +41,8 @@ class Budget:
 
     def turn(self, deadline: float = inf) -> Generator[Step, None, bool]:
         """Sleep until it is the caller's turn, and return True; or False at once when that is not before the deadline."""
+        if self.rate == inf:
+            return True
         number = self.take()
         while (wait := self.opens(number) - self._now()) > 0:
             if self._now() + wait > deadline:
@@ -65,7 +67,5 @@ class Budget:
             self._since, self._slow_until = max(self._since, since), slow_until
 
     def _flowed(self, at: float) -> float:
-        if self.rate == inf:
-            return self._taken
         time, slow = max(0.0, at - self._since), max(0.0, min(at, self._slow_until) - self._since)
         return self._base + self.rate * (time - slow / 2)

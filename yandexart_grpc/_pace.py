@@ -84,4 +84,5 @@ class Pace:
     @property
     def history(self) -> dict[str, list[float]]:
         """The durations seen of each model, in seconds, oldest first."""
-        return {model: list(law.durations) for model, law in self._laws.items() if law.durations}
+        with self._lock:
+            return {model: list(law.durations) for model, law in self._laws.items() if law.durations}

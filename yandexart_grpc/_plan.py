@@ -10,8 +10,11 @@ random failure"). It is piecewise linear, so that t is found by bisection and on
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate
 from math import exp, log, sqrt
+from operator import mul, sub
 from typing import NamedTuple
 
 WINDOW = 64
@@ -45,7 +48,7 @@ def default_patience(in_flight: int, rate: float) -> float:
 class Knots(NamedTuple):
     """A piecewise linear distribution: at each age, its value, its integral up to there, and its slope from there on."""
 
-    ages: list[float]
+    ages: Sequence[float]
     values: list[float]
     integrals: list[float]
     slopes: list[float]
@@ -56,7 +59,7 @@ class Law:
 
     def __init__(self, durations: Iterable[float] = ()) -> None:
         """Begin with durations in seconds that were seen earlier, oldest first."""
-        self.durations = tuple(durations)[-WINDOW:]
+        self.durations = deque(durations, WINDOW)
         self.learned = 0
         """How many durations were taken in since."""
         self._knots = _smear(_with_guesses(self.durations))
@@ -67,7 +70,7 @@ class Law:
     def learn(self, duration: float) -> None:
         """Take in one more duration, in seconds. When much is known, a few of them change the plan together."""
         self.learned += 1
-        self.durations = (*self.durations, max(duration, SHORTEST_DURATION))[-WINDOW:]
+        self.durations.append(max(duration, SHORTEST_DURATION))
         self._news += 1
         if self._news * NEWS >= len(self.durations):
             self._news = 0
@@ -98,11 +101,13 @@ class Law:
         return min(start + pause, asked + LONGEST_PAUSE)
 
 
-def _with_guesses(durations: tuple[float, ...]) -> list[float]:
+def _with_guesses(durations: Collection[float]) -> list[float]:
     """The durations, and as many guesses as are not yet driven out."""
+    if len(durations) >= len(GUESSES):
+        return sorted(durations)
     centre = sum(map(log, durations)) / len(durations) if durations else 0.0
     guesses = sorted(GUESSES, key=lambda guess: abs(log(guess) - centre))
-    return sorted([*durations, *guesses[: max(0, len(GUESSES) - len(durations))]])
+    return sorted([*durations, *guesses[: len(GUESSES) - len(durations)]])
 
 
 def _smear(durations: list[float]) -> Knots:
@@ -117,17 +122,15 @@ def _smear(durations: list[float]) -> Knots:
     spread = sqrt((sum((value - centre) ** 2 for value in logs) + 0.18) / (count + 2))
     width = exp(0.9 * spread * count**-0.2)
     mass = (1 - 0.6 / (count + 2)) / count
-    ranges = [(duration / width, duration * width) for duration in durations]
-    turns = [turn for low, high in ranges for turn in ((low, mass / (high - low)), (high, -mass / (high - low)))]
+    rise = mass / (width - 1 / width)
+    turns = [(duration / width, rise / duration) for duration in durations]
+    turns += [(duration * width, -rise / duration) for duration in durations]
     turns.sort()
-    first = turns[0][0]
-    knots = Knots([0.0], [0.0], [0.0], [0.1 / (count + 2) / first])
-    turns.insert(0, (first, -knots.slopes[0]))
-    for age, change in turns:
-        passed, slope, value = age - knots.ages[-1], knots.slopes[-1], knots.values[-1]
-        knots.ages.append(age)
-        knots.values.append(value + slope * passed)
-        knots.integrals.append(knots.integrals[-1] + value * passed + slope * passed * passed / 2)
-        knots.slopes.append(max(0.0, slope + change))
-    knots.slopes[-1] = 0.0
-    return knots
+    first, slope = turns[0][0], 0.1 / (count + 2) / turns[0][0]
+    ages, changes = zip((0.0, slope), (first, -slope), *turns, strict=True)
+    slopes = [max(0.0, slope) for slope in accumulate(changes)]
+    slopes[-1] = 0.0
+    gaps = [*map(sub, ages[1:], ages)]
+    values = [*accumulate(map(mul, slopes, gaps), initial=0.0)]
+    areas = [gap * (value + following) / 2 for gap, value, following in zip(gaps, values, values[1:], strict=False)]
+    return Knots(ages, values, [*accumulate(areas, initial=0.0)], slopes)

@@ -21,6 +21,7 @@ from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Answer, Step, Steps, is_read
 from yandexart_grpc._submit import submit
 from yandexart_grpc._tasks import Tasks
+from yandexart_grpc._wait import order
 from yandexart_grpc.errors import ConfigurationError, YandexArtError
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.operation import AsyncOperation, Order
@@ -87,8 +88,8 @@ class AsyncYandexArt:
 
     async def generate(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> Image:
         """Submit, wait, and return the image, as `YandexArt.generate` does."""
-        deadline = self._deadline(timeout)
-        return await (await self._submit(self._request(prompt, image), deadline))._result(deadline)
+        deadline, request = self._deadline(timeout), self._request(prompt, image)
+        return Image.from_operation(await self._drive(order(request.to_proto(), self._pace, deadline)), request)
 
     async def submit(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> AsyncOperation:
         """Order an image and return as soon as its operation has an id, as `YandexArt.submit` does.

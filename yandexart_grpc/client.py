@@ -109,8 +109,8 @@ class YandexArt:
 
         Raises what `submit` and `Operation.result` raise.
         """
-        deadline = self._deadline(timeout)
-        return self._submit(self._request(prompt, image), deadline)._result(deadline)
+        deadline, request = self._deadline(timeout), self._request(prompt, image)
+        return Image.from_operation(self._drive(order(request.to_proto(), self._pace, deadline)), request)
 
     def submit(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> Operation:
         """Order an image and return as soon as its operation has an id. The order is sent once, never again.

@@ -79,7 +79,8 @@ class Operation:
         or `OutcomeUnknown` when it ended with an error; `NotFound` when the service does not know it; `ProtocolError` when
         what came is not a whole image.
         """
-        return self._result(self._client._deadline(timeout))
+        watching = self._order.watch(self._client._pace, self._client._deadline(timeout))
+        return self._order.hand_over(self._order.ended or self._client._drive(watching))
 
     def cancel(self) -> bool:
         """Ask the service not to make the image, and return whether it was cancelled. Too late is not an error.
@@ -91,10 +92,6 @@ class Operation:
 
     def __repr__(self) -> str:
         return f"Operation({self.id!r})"
-
-    def _result(self, deadline: float) -> Image:
-        ended = self._order.ended or self._client._drive(self._order.watch(self._client._pace, deadline))
-        return self._order.hand_over(ended)
 
 
 class AsyncOperation:
@@ -118,7 +115,8 @@ class AsyncOperation:
 
     async def result(self, timeout: Timeout = ...) -> Image:
         """Wait for the image, as `Operation.result` does. When the task is cancelled, the operation goes on."""
-        return await self._result(self._client._deadline(timeout))
+        watching = self._order.watch(self._client._pace, self._client._deadline(timeout))
+        return self._order.hand_over(self._order.ended or await self._client._drive(watching))
 
     async def cancel(self) -> bool:
         """Ask the service not to make the image, as `Operation.cancel` does."""
@@ -130,10 +128,6 @@ class AsyncOperation:
 
     def __repr__(self) -> str:
         return f"AsyncOperation({self.id!r})"
-
-    async def _result(self, deadline: float) -> Image:
-        ended = self._order.ended or await self._client._drive(self._order.watch(self._client._pace, deadline))
-        return self._order.hand_over(ended)
 
     async def _join(self, client: "AsyncYandexArt", deadline: float) -> Self:
         """Wait until the operation has ended, and keep how. Raises `OperationTimeout`."""

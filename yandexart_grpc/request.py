@@ -15,6 +15,7 @@ from yandexart_grpc.errors import InvalidRequest
 
 DEFAULT_MODEL = "yandex-art/latest"
 MIME_TYPE = "image/jpeg"
+_MODEL_URI = re.compile(r"art://[^/\s]+/\S+")
 PROMPT_LIMIT = 500
 """Characters that the messages of positive weight may have together."""
 LARGEST = 2**63 - 1
@@ -120,7 +121,7 @@ class ImageRequest:
     @property
     def has_folder(self) -> bool:
         """Whether the model URI names a folder and a model; the service refuses one that does not in misleading words."""
-        return isinstance(self.model_uri, str) and re.fullmatch(r"art://[^/\s]+/\S+", self.model_uri) is not None
+        return isinstance(self.model_uri, str) and _MODEL_URI.fullmatch(self.model_uri) is not None
 
     def problems(self) -> Iterator[str]:
         """Everything that is wrong, one sentence a problem."""

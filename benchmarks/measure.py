@@ -55,6 +55,10 @@ class Server:
         """The ledger since then."""
         return self._ask("Report", {})
 
+    def close(self) -> None:
+        """Ask no more."""
+        self._channel.close()
+
     def _ask(self, method: str, what: Measured) -> Measured:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"/benchmark.Ledger/{method}")
         answer: Measured = json.loads(call(json.dumps(what).encode(), timeout=60))
@@ -67,7 +71,11 @@ def serving(*options: str) -> Iterator[Server]:
     process = _start("benchmarks.server", *options)
     try:
         assert process.stdout is not None
-        yield Server(f"127.0.0.1:{int(process.stdout.readline())}")
+        server = Server(f"127.0.0.1:{int(process.stdout.readline())}")
+        try:
+            yield server
+        finally:
+            server.close()
     finally:
         _stop(process)
 

@@ -142,7 +142,7 @@ class _Wait:
         """Sleep until it is time to ask, and return whether there is still something to ask."""
         while (wait := min(self._due(), self.last_call) - self.pace.now()) > SHORTEST_SLEEP:
             yield Step(wait)
-        if self.sent >= self.last_call or self.pace.now() >= self.deadline:
+        if self.sent >= self.last_call - SHORTEST_SLEEP or self.pace.now() >= self.deadline:
             return False
         return self._is_held() or (yield from self.pace.reads.turn(self.deadline))
 

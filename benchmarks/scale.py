@@ -1,8 +1,8 @@
 """What an operation in flight costs when there are 1, 100, 1,000 or 10,000 of them in one process, planned and held.
 
 Each case is a fresh process, with a server of its own, that makes images of 10 kB with one `map`, blocking or in asyncio, all of
-them in flight together, and lets go of each image as soon as it has it. Images take 7 to 11 s, evenly spread. Orders are limited
-to 1,400 a second and reads to 3,000, instead of 8 and 45, so that the largest case takes twenty seconds and not twenty minutes;
+them in flight together, and lets go of each image as soon as it has it. Images take 5 to 9 s, evenly spread. Orders are limited
+to 2,000 a second and reads to 3,000, instead of 8 and 45, so that the largest case takes twenty seconds and not twenty minutes;
 patience is 0.2 s, what it would be by default with so many. The largest cases run alone, the others in two groups.
 
 * CPU is that of the client's process, for one operation; starting up is not counted, ordering and receiving are.
@@ -32,7 +32,7 @@ from benchmarks.measure import Contestant, Cost, Measured, Report, obey, serving
 
 SIZES = (1, 100, 1_000, 10_000)
 SMALL, LARGE = 100, 10_000
-ORDERS, READS, BURST, BUNCH = 1_400, 3_000, 5, 0.05
+ORDERS, READS, BURST, BUNCH = 2_000, 3_000, 5, 0.05
 FLAT, SLIM, SMOOTH = 1.5, 12_000, 0.05
 """The targets: cost of the large case over the small one, bytes for an operation, seconds for which a loop may be blocked."""
 TICK = 0.005
@@ -181,7 +181,7 @@ def measured(mode: str, kind: str, number: int) -> Measured:
     """One case."""
     hold = ["--hold"] if mode == "held" else []
     with (
-        serving("--bytes", "10000", "--duration", "uniform:7,11", *hold) as server,
+        serving("--bytes", "10000", "--duration", "uniform:5,9", *hold) as server,
         Contestant("benchmarks.scale", kind, server.target) as made,
     ):
         sample = made.run(number=number)

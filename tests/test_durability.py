@@ -312,7 +312,7 @@ class TestKeys:
         async def scopes(store: str) -> set[str]:
             found = set()
             async with server(Scripted(), store=store) as caller:
-                health = caller._channel.unary_unary("/grpc.health.v1.Health/Check")
+                health: Any = caller._channel.unary_unary("/grpc.health.v1.Health/Check")
                 for call in caller.begin(), caller.begin(""), health(b"", wait_for_ready=True):
                     found.add(dict(await call.initial_metadata())["idempotency-scope"])
                     with contextlib.suppress(grpc.RpcError):
@@ -482,8 +482,8 @@ class TestFile:
     async def test_it_survives_a_loss_of_power(self, file: str) -> None:
         """A rollback journal, and every commit is synced."""
         async with open_store(file) as store:
-            for pragma, value in (("journal_mode", "truncate"), ("synchronous", 2)):
-                assert (await store._connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar() == value
+            assert await store._do(lambda connection: connection.exec_driver_sql("PRAGMA journal_mode").scalar()) == "truncate"
+            assert await store._do(lambda connection: connection.exec_driver_sql("PRAGMA synchronous").scalar()) == 2
 
     @pytest.mark.parametrize(
         ("url", "words"),

@@ -91,6 +91,7 @@ class AsyncYandexArt:
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
             request = self._request(prompt, image)
+            self._open()  # an embedded server has no address before
             return Image.from_operation(await self._drive(order(request.to_proto(), self._pace, deadline, key)), request)
 
     async def submit(
@@ -103,6 +104,7 @@ class AsyncYandexArt:
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
             request = self._request(prompt, image)
+            self._open()  # an embedded server has no address before
             seen = await self._drive(submit(request.to_proto(), self._pace, deadline, key))
         known = Order(seen.id, request, key, born=self._pace.now())
         known.saw(seen)
@@ -224,7 +226,6 @@ class AsyncYandexArt:
         return self._pace.deadline(self._settings.span(timeout))
 
     async def _drive(self, steps: Steps) -> stubs.Operation:
-        self._open()  # an embedded server has no address before
         return await adrive(steps, self._call, self._naps.nap)
 
     async def _cancel(self, operation_id: str) -> stubs.Operation:

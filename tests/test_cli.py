@@ -298,7 +298,7 @@ class TestErrors:
             ({"generate": [refused(grpc.StatusCode.UNAUTHENTICATED)]}, errors.Unauthenticated),
             ({"generate": [refused(grpc.StatusCode.PERMISSION_DENIED)]}, errors.PermissionDenied),
             ({"reads": [refused(grpc.StatusCode.NOT_FOUND)]}, errors.NotFound),
-            ({"generate": [refused(grpc.StatusCode.RESOURCE_EXHAUSTED)]}, errors.QuotaExceeded),
+            ({"generate": [refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "5000 a day")]}, errors.QuotaExceeded),
             ({"generate": [refused(grpc.StatusCode.INTERNAL)]}, errors.OutcomeUnknown),
             ({"reads": [failed(13, "broken")]}, errors.OperationFailed),
             ({"reads": [failed(1, "cancelled")]}, errors.OperationCancelled),

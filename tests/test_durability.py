@@ -303,7 +303,7 @@ class TestKeys:
         async with server(Scripted()) as caller:
             code, words = await refusal(caller.begin(key=key))
         assert code is StatusCode.INVALID_ARGUMENT
-        assert "idempotency-key" in words
+        assert "idempotency_key" in words
         assert "255" in words
 
     async def test_the_store_that_knows_the_keys_is_announced(self, file: str) -> None:

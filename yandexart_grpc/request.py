@@ -6,6 +6,7 @@ The client checks these rules before anything is sent, the server when something
 import math
 import re
 import secrets
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
@@ -15,6 +16,7 @@ from yandexart_grpc.errors import InvalidRequest
 
 DEFAULT_MODEL = "yandex-art/latest"
 MIME_TYPE = "image/jpeg"
+_KEY = re.compile(r"[!-~]{1,255}")
 _MODEL_URI = re.compile(r"art://[^/\s]+/\S+")
 PROMPT_LIMIT = 500
 """Characters that the messages of positive weight may have together."""
@@ -151,6 +153,21 @@ def known_id(operation_id: str) -> str:
     if not isinstance(operation_id, str) or not operation_id.strip():
         raise InvalidRequest(f"operation_id: {operation_id!r} is not the id of an operation")
     return operation_id.strip()
+
+
+def known_key(given: str | None) -> str:
+    """The idempotency key of an order, a new one where none is given; raises `InvalidRequest` when it is none."""
+    if given is None:
+        return str(uuid.uuid4())
+    for problem in problems_of_key(given):
+        raise InvalidRequest(problem)
+    return given
+
+
+def problems_of_key(key: str) -> Iterator[str]:
+    """What is wrong with an idempotency key."""
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        yield f"idempotency_key: {key!r} is not 1 to 255 printable ASCII characters without spaces"
 
 
 def require_positive(name: str, value: int) -> None:

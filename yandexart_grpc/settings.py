@@ -145,9 +145,13 @@ class Settings:
             raise InvalidRequest(found[0])
         return timeout
 
-    def metadata(self, hold: int | None = None) -> tuple[tuple[str, str], ...]:
-        """What a call carries; `hold` asks the server to hold its answer for so many seconds (RFC 7240)."""
+    def metadata(self, hold: int | None = None, key: str | None = None) -> tuple[tuple[str, str], ...]:
+        """What a call carries; `hold` asks the server to hold its answer for so many seconds (RFC 7240), and `key` makes an
+        order one with those that carry the same.
+        """
         known = (("authorization", self.credential.authorization),) if self.credential else ()
+        if key is not None:
+            return (*known, ("idempotency-key", key))
         return known if hold is None else (*known, ("prefer", f"wait={hold}"))
 
 

@@ -6,7 +6,6 @@ before it is kept: an operation is in the store before its id is answered, and i
 
 import asyncio
 import logging
-import re
 import secrets
 import time
 from collections.abc import Coroutine
@@ -16,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from grpc import StatusCode
 
 from yandexart_grpc.errors import InvalidRequest, NotFound, PermissionDenied, QuotaExceeded, Unavailable, YandexArtError, row
-from yandexart_grpc.request import ImageRequest
+from yandexart_grpc.request import ImageRequest, problems_of_key
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
@@ -28,8 +27,6 @@ log = logging.getLogger("yandexart_grpc.server")
 Unknown = Literal["fail", "resend"]
 """What becomes of an operation that may have been bought before a restart: it ends with an error, or it is ordered again."""
 
-KEY = re.compile(r"[\x21-\x7e]{1,255}")
-"""An idempotency key."""
 ATTEMPTS = 5
 """How often a backend is called for one operation before it is given up: what ends the process may do so each time."""
 LONGEST_PAUSE = 10.0
@@ -93,8 +90,8 @@ class Operations:
         if not request.has_folder:
             raise PermissionDenied(f"Access to model {request.model_uri} denied")
         found = list(request.problems())
-        if key is not None and not KEY.fullmatch(key):
-            found.append(f"idempotency-key: {key!r} is not 1 to 255 printable ASCII characters without spaces")
+        if key is not None:
+            found += problems_of_key(key)
         if found:
             raise InvalidRequest("; ".join(found))
         entry = Row(id=_new_id(), caller=caller, key=key, request=request, state=State.ACCEPTED, created=time.time())
@@ -154,7 +151,7 @@ class Operations:
             self._begin(entry)
         elif kept.request != entry.request:
             raise InvalidRequest(
-                f"idempotency-key: {entry.key!r} stands for another request, operation {kept.id}; take another key",
+                f"idempotency_key: {entry.key!r} stands for another request, operation {kept.id}; take another key",
                 code=StatusCode.ALREADY_EXISTS,
             )
         return kept

@@ -87,8 +87,8 @@ class Caller:
         return answer
 
     async def close(self) -> None:
-        """Hang up."""
-        await self._channel.close()
+        """Hang up when all calls are answered."""
+        await self._channel.close(grace=5)
 
 
 @asynccontextmanager
@@ -551,6 +551,7 @@ class TestStore:
             attempts=2,
             charged=True,
             upstream="there",
+            warnings=("no seed", "no rain"),
             outcome=stubs.Status(code=3, message="no"),
         )
         async with open_store("sqlite://") as store:

@@ -68,6 +68,8 @@ class Row:
     """Whether the backend that was called takes money."""
     upstream: str = ""
     """Under which id the backend can find it again."""
+    warnings: tuple[str, ...] = ()
+    """What was asked for and is not in the picture, a line each."""
     outcome: ImageGenerationResponse | Status | None = None
     """The picture or the error, once the state is DONE."""
 
@@ -97,6 +99,7 @@ _OPERATIONS = Table(
     Column("attempts", sql.Integer, nullable=False),
     Column("charged", sql.Boolean, nullable=False),
     Column("upstream", sql.String(255), nullable=False),
+    Column("warnings", sql.Text, nullable=False),
     Column("request", sql.LargeBinary, nullable=False),
     Column("error", sql.LargeBinary),
     Column("response", sql.LargeBinary),
@@ -309,6 +312,7 @@ def _values(row: Row) -> dict[str, Any]:
         "attempts": row.attempts,
         "charged": row.charged,
         "upstream": row.upstream,
+        "warnings": "\n".join(row.warnings),
         "request": row.request.to_proto().SerializeToString(),
         "error": row.outcome.SerializeToString() if isinstance(row.outcome, Status) else None,
         "response": row.outcome.SerializeToString() if isinstance(row.outcome, ImageGenerationResponse) else None,
@@ -334,6 +338,7 @@ def _row(found: sql.Row[Any]) -> Row:
         attempts=found.attempts,
         charged=found.charged,
         upstream=found.upstream,
+        warnings=tuple(found.warnings.splitlines()),
         outcome=outcome,
     )
 

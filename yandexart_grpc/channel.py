@@ -64,7 +64,7 @@ def start_embedded(settings: Settings, life: ExitStack) -> Settings:
         from yandexart_grpc.server import embedded  # a room, entered only when it is asked for
     except ImportError as error:
         raise ConfigurationError(f"{backend}:// needs the server: pip install 'yandexart-grpc[server]' ({error})") from error
-    here = Endpoint.parse(life.enter_context(embedded(backend=backend)).endpoint)
+    here = replace(Endpoint.parse(life.enter_context(embedded(backend=backend)).endpoint), embedded=backend)
     return replace(
         settings,
         endpoint=here if settings.endpoint.embedded else settings.endpoint,

@@ -3,9 +3,9 @@
 The client checks these rules before anything is sent, the server when something arrives: both through `ImageRequest.problems`.
 """
 
-import math
 import re
 import secrets
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -194,7 +194,7 @@ def _problems_of(message: Message) -> Iterator[str]:
         yield f"prompt: {text!r} is not a text"
     elif not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         yield f"prompt: {text!r} holds half of a character (a lone surrogate)"
-    if not isinstance(weight, int | float) or not math.isfinite(weight) or weight == 0:
+    if not isinstance(weight, int | float) or not 0 < abs(weight) <= sys.float_info.max:
         yield f"weight: {weight!r} is not a finite number other than 0"
 
 

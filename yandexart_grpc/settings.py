@@ -36,10 +36,15 @@ class Endpoint:
     """Where a service is."""
 
     target: str
-    """`host:port`; empty for a server inside this process."""
+    """`host:port`; empty for a server inside this process that is not started yet."""
     plaintext: bool = False
     embedded: str | None = None
-    """The backend of a server inside this process."""
+    """The backend of a server inside this process, which ends with the client."""
+
+    def __str__(self) -> str:
+        if self.embedded:
+            return f"{self.embedded}://"
+        return f"{'http' if self.plaintext else 'https'}://{self.target}"
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":

@@ -32,7 +32,7 @@ from yandexart_grpc._budget import SLOW_FOR
 from yandexart_grpc._drive import AsyncNaps, Naps, adrive, drive
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Answer, Probe, Step, Steps
-from yandexart_grpc._submit import submit
+from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._wait import LONGEST_BACKOFF, LONGEST_HOLD, PASSING, order, watch
 from yandexart_grpc.settings import Limits
 from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation, Status
@@ -477,6 +477,21 @@ def test_any_answer_of_the_server_tells_that_it_is_there(code: StatusCode) -> No
     assert pace.scope == "s1"
 
 
+def test_whatever_announces_something_is_a_server() -> None:
+    """A failure that comes with metadata came from the server, whichever code it has."""
+    assert submitting(pace_on(Clock(), connected=False)).fail(Unreached().announcing("s1")) == ORDER
+
+
+def test_only_the_server_that_takes_orders_tells_where_it_keeps_keys() -> None:
+    """A server that is merely read from may be connected to; what it announces says nothing about orders."""
+    pace = pace_on(Clock(), connected=False)
+    asking = connect("host:2", pace, inf)
+    assert next(asking).request == Probe("host:2")
+    with pytest.raises(StopIteration):
+        asking.send(here("s2"))
+    assert (pace.connected, pace.scope) == (False, None)
+
+
 def test_no_order_is_sent_after_its_time() -> None:
     """When the time is up before anything was sent, nothing is sent, and that is said."""
     driven = submitting(pace_on(Clock(), connected=False), deadline=1.0)
@@ -592,7 +607,9 @@ def test_an_order_that_is_lost_again_is_made_sure_of_again() -> None:
     ("code", "kind"),
     [
         (StatusCode.INVALID_ARGUMENT, InvalidRequest),
+        (StatusCode.OUT_OF_RANGE, InvalidRequest),
         (StatusCode.ALREADY_EXISTS, InvalidRequest),
+        (StatusCode.FAILED_PRECONDITION, OutcomeUnknown),
         (StatusCode.UNAUTHENTICATED, OutcomeUnknown),
         (StatusCode.PERMISSION_DENIED, OutcomeUnknown),
         (StatusCode.UNIMPLEMENTED, OutcomeUnknown),

@@ -15,8 +15,6 @@ from grpc import RpcError, StatusCode
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Answer, Probe, Step, Steps
 from yandexart_grpc.errors import (
-    ContentRefused,
-    InvalidRequest,
     OutcomeUnknown,
     ProtocolError,
     QuotaExceeded,
@@ -49,6 +47,8 @@ UNKNOWN = frozenset(
 sent, so UNAVAILABLE is one of them."""
 OURS = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED})
 """Codes that gRPC gives without a server; any other was said by one."""
+EACH_TIME = frozenset({StatusCode.INVALID_ARGUMENT, StatusCode.OUT_OF_RANGE, StatusCode.ALREADY_EXISTS})
+"""Codes that judge the request alone, and so tell that no earlier attempt was accepted either."""
 
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
 """Seconds before a server that failed is asked again; they double from one failure to the next."""
@@ -91,8 +91,7 @@ def submit(request: ImageGenerationRequest, pace: Pace, deadline: float, key: st
                 assert answer is not None  # drivers answer every call
                 return _accepted(answer, pace)
     except YandexArtError as error:
-        # A refusal of the request itself would have met every attempt; any other tells nothing of those before.
-        if doubt is None or isinstance(error, OutcomeUnknown | InvalidRequest | ContentRefused):
+        if doubt is None or error.billed != "no" or error.code in EACH_TIME:
             raise
         raise doubt.error(f"and then: {error}") from error
 

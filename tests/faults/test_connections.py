@@ -289,12 +289,12 @@ async def test_a_pulled_cable_ends_a_read_by_its_deadline(connect: Connect, far:
 
 
 async def test_a_slow_link_delays_and_breaks_nothing(connect: Connect, serve: Serve, proxied: Proxied) -> None:
-    """Over a link of 400 kB/s with 20 ms of lag a chunk, an image of 200 kB arrives whole, from one submit."""
-    large = jpeg(size=200_000)
+    """Over a link of 400 kB/s with 20 ms of lag a chunk, an image of 100 kB arrives whole, from one submit."""
+    large = jpeg(size=100_000)
     server = serve(image=large)
     proxy = proxied(server.listen())
     proxy.set(lag=0.02, rate=400_000)
     before = time.monotonic()
     assert (await connect(endpoint=proxy.endpoint).generate("a cat")).data == large
-    assert time.monotonic() - before > 0.5  # the link was slow indeed
+    assert time.monotonic() - before > 0.25  # the link was slow indeed
     assert len(server.executions) == 1

@@ -41,13 +41,13 @@ MEDIAN, LATE = 0.003, 0.010
 class Ready:
     """A backend that has its image ready after a while, and stamps it with the instant."""
 
-    charges = False
+    charges = resumable = False
 
     def __init__(self) -> None:
         self._duration = durations(LAW, 1)
         self._image = jpeg(SIZE)
 
-    async def generate(self, request: ImageRequest) -> stubs.ImageGenerationResponse:
+    async def generate(self, request: ImageRequest, upstream: object) -> stubs.ImageGenerationResponse:
         """Wait."""
         await asyncio.sleep(self._duration())
         return stubs.ImageGenerationResponse(image=self._image, model_version=repr(time.monotonic()))

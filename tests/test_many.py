@@ -98,9 +98,9 @@ async def test_map_keeps_so_many_in_flight_and_no_more(connect: Connect) -> None
     running = peak = 0
 
     class Counting:
-        charges = False
+        charges = resumable = False
 
-        async def generate(self, request: object) -> stubs.ImageGenerationResponse:
+        async def generate(self, request: object, upstream: object) -> stubs.ImageGenerationResponse:
             nonlocal running, peak
             running += 1
             peak = max(peak, running)

@@ -70,7 +70,7 @@ def certificate(authority: Path) -> bytes:
 def served(*options: str | Path) -> Iterator[str]:
     """Run `yandexart serve` in a process of its own, and give its `host:port`."""
     command = Path(sys.executable).with_name("yandexart")
-    settings = ["serve", "--listen", "127.0.0.1:0", "--backend", "demo", "--demo-duration", "fixed:0.1"]
+    settings = ["serve", "--listen", "127.0.0.1:0", "--backend", "demo", "--demo-duration", "fixed:0.1", "--store", "sqlite://"]
     with subprocess.Popen([command, *settings, *options], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -117,9 +117,9 @@ def test_an_unknown_operation_is_not_found(channel: grpc.Channel) -> None:
 class Costly:
     """A backend whose pictures are paid for as soon as they are begun."""
 
-    charges = True
+    charges, resumable = True, False
 
-    async def generate(self, request: ImageRequest) -> stubs.ImageGenerationResponse:
+    async def generate(self, request: ImageRequest, upstream: object) -> stubs.ImageGenerationResponse:
         if request.prompt == "break":
             raise RuntimeError("a secret of the backend")
         return stubs.ImageGenerationResponse(image=b"paid")

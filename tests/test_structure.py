@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "server": ("server", "stubs", "errors", "request", "image"),
     "server/doors": ("server/operations", "stubs", "errors", "request", "image"),
     "server/operations": ("server/store", "server/workers", "server/bells", "server/backends/base", "stubs", "errors", "request"),
-    "server/store": ("stubs", "request"),
+    "server/store": ("stubs", "errors", "request"),
     "server/workers": (),
     "server/bells": (),
     "server/backends": ("server/backends", "stubs", "errors", "request", "image"),

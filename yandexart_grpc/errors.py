@@ -38,8 +38,9 @@ Resend = Literal["safe", "unsafe"]
 class YandexArtError(Exception):
     """Anything this package raises on purpose.
 
-    `code` is the gRPC status, `details` the server's own words, `operation_id` and `request_id` what support asks for; each
-    is None where it does not apply. `billed` says whether a picture was paid for; `index` which prompt of `map` it answers.
+    `code` is the gRPC status, `details` the server's own words, `operation_id` and `request_id` what support asks for,
+    `retry_after` how many seconds the server asks to wait; each is None where it does not apply. `billed` says
+    whether a picture was paid for; `index` which prompt of `map` it answers.
     """
 
     BILLED: ClassVar[Billed] = "no"
@@ -52,6 +53,7 @@ class YandexArtError(Exception):
         details: str | None = None,
         operation_id: str | None = None,
         request_id: str | None = None,
+        retry_after: float | None = None,
         billed: Billed | None = None,
     ) -> None:
         super().__init__(message)
@@ -59,6 +61,7 @@ class YandexArtError(Exception):
         self.details = details
         self.operation_id = operation_id
         self.request_id = request_id
+        self.retry_after = retry_after
         self.billed: Billed = billed or self.BILLED
         self.index: int | None = None
 
@@ -221,6 +224,7 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
         details=details,
         operation_id=operation_id,
         request_id=_request_id(status),
+        retry_after=retry_after(error),
         billed="no" if operation_id is None else "unknown" if kind is NotFound else "yes",
     )
 

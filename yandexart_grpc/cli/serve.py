@@ -2,12 +2,29 @@
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 import click
+import platformdirs
 
 from yandexart_grpc import ConfigurationError
 from yandexart_grpc.cli.output import echo, reporting
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def span(text: str) -> float:
+    """The seconds of a span of time, such as 90, 90s, 30m, 12h or 3d."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if not found:
+        raise click.BadParameter(f"{text!r} is neither a number of seconds nor a number with one of the units s, m, h, d")
+    return float(found[1]) * UNITS[found[2] or "s"]
+
+
+def default_store() -> str:
+    """Where operations are kept when nobody says where: a file among the user's data."""
+    return f"sqlite:///{platformdirs.user_data_path('yandexart') / 'yandexart.db'}"
 
 
 @click.command()
@@ -25,11 +42,31 @@ from yandexart_grpc.cli.output import echo, reporting
 @click.option("--tls-key", metavar="FILE", help="PEM file with the key of that certificate.")
 @click.option("--allow-anonymous", is_flag=True, help="Listen beyond loopback, where everyone who reaches it may order.")
 @click.option(
-    "--grace", type=float, default=5.0, show_default=True, metavar="SECONDS", help="What calls in progress get at the end."
+    "--store",
+    default=default_store,
+    show_default="yandexart.db in your data folder",
+    metavar="URL",
+    help="Where operations are kept: sqlite:///PATH (sqlite:////PATH from the root), or sqlite:// until the server ends.",
+)
+@click.option("--keep", type=span, default="3d", show_default=True, metavar="SPAN", help="How long finished operations are kept.")
+@click.option(
+    "--unknown",
+    type=click.Choice(["fail", "resend"]),
+    default="fail",
+    show_default=True,
+    help="What becomes of a picture that may have been bought before a crash: an error, or another order.",
+)
+@click.option("--concurrency", type=int, default=1_000, show_default=True, metavar="N", help="Operations worked on at a time.")
+@click.option("--queue", type=int, default=10_000, show_default=True, metavar="N", help="Operations that may wait for that.")
+@click.option(
+    "--grace", type=span, default="25s", show_default=True, metavar="SPAN", help="What work in progress gets at the end."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log the life of each operation, not only what goes wrong.")
 def serve(verbose: bool, **settings: Any) -> None:
     """Serve images to clients until SIGTERM or Ctrl-C.
+
+    What was accepted is kept in the store, and taken up again by the next server on the same store. Spans are seconds, or a
+    number with a unit: 90s, 30m, 12h, 3d.
 
     Prints one line to stdout once it can be reached, which ends with its address; logs go to stderr.
     """

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import grpc
 
@@ -21,8 +22,8 @@ from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.demo import DemoBackend
 from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_door
-from yandexart_grpc.server.operations import Operations
-from yandexart_grpc.server.store import MemoryStore
+from yandexart_grpc.server.operations import Operations, Unknown
+from yandexart_grpc.server.store import MEMORY, open_store
 from yandexart_grpc.server.workers import TaskWorkers
 
 log = logging.getLogger("yandexart_grpc.server")
@@ -31,8 +32,14 @@ LISTEN = "127.0.0.1:50051"
 EVERYWHERE = ("0.0.0.0", "[::]")
 """Addresses to bind to, and none to reach anybody at."""
 DURATION = "fixed:0.5"
-GRACE = 5.0
-"""Seconds that calls in progress may take once the server is told to stop."""
+GRACE = 25.0
+"""Seconds that work in progress may take once the server is told to stop: less than most supervisors wait before they kill."""
+KEEP = 3 * 24 * 3600.0
+"""Seconds for which a finished operation is kept, as the real service does (contract/service.md, "The answer")."""
+GOODBYE = 0.5
+"""Seconds that answers have to leave when the time for work is over."""
+CONCURRENCY, QUEUE = 1_000, 10_000
+"""How many operations are worked on at a time, and how many may wait for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +58,30 @@ class ServerSettings:
     """A PEM file with the key of that certificate."""
     allow_anonymous: bool = False
     """Let the server bind to an address that is not loopback, where everyone who reaches it may use it."""
+    store: str = MEMORY
+    """Where operations are kept: `sqlite:///path`, or `sqlite://` for as long as the process lives."""
+    keep: float = KEEP
+    """Seconds for which a finished operation is kept."""
+    unknown: Unknown = "fail"
+    """What becomes of a picture that may have been bought when the server was stopped: "fail" or "resend"."""
+    concurrency: int = CONCURRENCY
+    """How many operations are worked on at a time."""
+    queue: int = QUEUE
+    """How many accepted operations may wait for their turn; more are refused."""
     grace: float = GRACE
-    """Seconds that calls in progress may take once the server is told to stop."""
+    """Seconds that work in progress may take once the server is told to stop."""
+
+    def problems(self) -> Iterator[str]:
+        """Everything that is wrong, one sentence a setting."""
+        if not 0 <= self.grace < math.inf:
+            yield f"grace: {self.grace!r} is not a number of seconds from 0"
+        if not 0 < self.keep < math.inf:
+            yield f"keep: {self.keep!r} is not a positive number of seconds"
+        for name in ("concurrency", "queue"):
+            if getattr(self, name) < 1:
+                yield f"{name}: {getattr(self, name)!r} is not an integer from 1"
+        if self.unknown not in get_args(Unknown):
+            yield f"unknown: {self.unknown!r} is neither {' nor '.join(map(repr, get_args(Unknown)))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +98,7 @@ def embedded(
     duration: str = DURATION,
     *,
     listen: str = "127.0.0.1:0",
+    store: str = MEMORY,
     tls_cert: str | None = None,
     tls_key: str | None = None,
 ) -> Iterator[Embedded]:
@@ -76,7 +106,9 @@ def embedded(
 
     The arguments are those of `ServerSettings`. Raises `ConfigurationError`.
     """
-    settings = ServerSettings(listen=listen, backend=backend, duration=duration, tls_cert=tls_cert, tls_key=tls_key, grace=0.1)
+    settings = ServerSettings(
+        listen=listen, backend=backend, duration=duration, store=store, tls_cert=tls_cert, tls_key=tls_key, grace=0.1
+    )
     started: Future[tuple[str, Callable[[], object]]] = Future()
 
     async def main() -> None:
@@ -115,23 +147,28 @@ async def serve(settings: ServerSettings, started: Callable[[str], None]) -> Non
 @asynccontextmanager
 async def serving(settings: ServerSettings) -> AsyncIterator[str]:
     """A server in the running event loop, which yields its address. Raises `ConfigurationError`."""
-    if not 0 <= settings.grace < math.inf:
-        raise ConfigurationError(f"grace: {settings.grace!r} is not a number of seconds from 0")
-    operations = Operations(MemoryStore(), TaskWorkers(), _backend(settings))
-    server = grpc.aio.server(options=OPTIONS)
-    address = _bind(server, settings)
-    doctor = open_door(server, operations, address)
-    await announce(doctor)
-    await server.start()
-    log.info("serving on %s", address)
-    try:
-        yield f"{'https' if settings.tls_cert else 'http'}://{address}"
-    finally:
-        operations.release()
-        await doctor.enter_graceful_shutdown()
-        await server.stop(settings.grace)
-        await operations.close()
-        log.info("stopped")
+    if found := list(settings.problems()):
+        raise ConfigurationError("; ".join(found))
+    async with open_store(settings.store) as store:
+        workers = TaskWorkers(settings.concurrency)
+        operations = Operations(
+            store, workers, _backend(settings), keep=settings.keep, queue=settings.queue, unknown=settings.unknown
+        )
+        server = grpc.aio.server(options=OPTIONS)
+        address = _bind(server, settings)
+        doctor = open_door(server, operations, address)
+        await operations.start()
+        await announce(doctor)
+        await server.start()
+        log.info("serving on %s", address)
+        try:
+            yield f"{'https' if settings.tls_cert else 'http'}://{address}"
+        finally:
+            await doctor.enter_graceful_shutdown()
+            # No call is taken any more; those that are held have until the work is done, and then all are answered.
+            await asyncio.gather(server.stop(settings.grace + GOODBYE), operations.drain(settings.grace))
+            await operations.close()
+            log.info("stopped")
 
 
 def _backend(settings: ServerSettings) -> Backend:

@@ -3,41 +3,44 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+News = TypeVar("News")
 
 
-class Bell:
+class Bell(Generic[News]):
     """What one listener waits for. It costs a future and a timer, so thousands may wait."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.get_running_loop().create_future()
+        self._rung: asyncio.Future[News | None] = asyncio.get_running_loop().create_future()
 
-    async def wait(self, seconds: float) -> None:
-        """Wait until it rings, but no longer than that. A bell that rang before is not waited for."""
-        alarm = asyncio.get_running_loop().call_later(seconds, self.ring)
+    async def wait(self, seconds: float) -> News | None:
+        """Wait for the news, but no longer than that: None where none came. A bell that rang before is not waited for."""
+        alarm = asyncio.get_running_loop().call_later(seconds, self.ring, None)
         try:
-            await self._rung
+            return await self._rung
         finally:
             alarm.cancel()
 
-    def ring(self) -> None:
+    def ring(self, news: News | None) -> None:
         """Wake the listener."""
         if not self._rung.done():
-            self._rung.set_result(None)
+            self._rung.set_result(news)
 
 
-class Bells:
+class Bells(Generic[News]):
     """The bells of all listeners, under the names of what they wait for."""
 
     def __init__(self) -> None:
-        self._bells: dict[str, set[Bell]] = {}
+        self._bells: dict[str, set[Bell[News]]] = {}
         self._silent = False
 
     @contextmanager
-    def listen(self, name: str) -> Iterator[Bell]:
+    def listen(self, name: str) -> Iterator[Bell[News]]:
         """A bell that rings with that name. Listen first and look then: so nothing is missed in between."""
-        bell = Bell()
+        bell = Bell[News]()
         if self._silent:
-            bell.ring()
+            bell.ring(None)
         self._bells.setdefault(name, set()).add(bell)
         try:
             yield bell
@@ -46,13 +49,13 @@ class Bells:
             if not self._bells[name]:
                 del self._bells[name]
 
-    def ring(self, name: str) -> None:
+    def ring(self, name: str, news: News | None) -> None:
         """Wake everybody who listens for that name."""
         for bell in self._bells.get(name, ()):
-            bell.ring()
+            bell.ring(news)
 
     def silence(self) -> None:
         """Wake everybody, and let nobody wait from now on."""
         self._silent = True
         for name in self._bells:
-            self.ring(name)
+            self.ring(name, None)

@@ -1,120 +1,303 @@
 """The life of an operation: accepted, running, done. The only place that changes it; doors translate what is said here.
 
-State only moves forward: each change names the state it expects, and a change that comes too late is dropped.
+State only moves forward: each change names the state it expects, and a change that comes too late is dropped. Nothing is told
+before it is kept: an operation is in the store before its id is answered, and it is `running` there before the backend is called.
 """
 
+import asyncio
 import logging
+import re
 import secrets
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any, Literal, TypeVar
 
 from grpc import StatusCode
 
-from yandexart_grpc.errors import InvalidRequest, NotFound, PermissionDenied, YandexArtError, row
+from yandexart_grpc.errors import InvalidRequest, NotFound, PermissionDenied, QuotaExceeded, Unavailable, YandexArtError, row
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
-from yandexart_grpc.server.store import Row, State, Store
+from yandexart_grpc.server.store import Row, State, Store, StoreFailure
 from yandexart_grpc.server.workers import TaskWorkers
-from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Operation, Status
+from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Operation, RetryInfo, Status
 
 log = logging.getLogger("yandexart_grpc.server")
 
+Unknown = Literal["fail", "resend"]
+"""What becomes of an operation that may have been bought before a restart: it ends with an error, or it is ordered again."""
+
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+"""An idempotency key."""
+ATTEMPTS = 5
+"""How often a backend is called for one operation before it is given up: what ends the process may do so each time."""
+LONGEST_PAUSE = 10.0
+"""Seconds after which a caller who was turned away is told to come back, at the most."""
+STORE_PAUSE = 1.0
+"""Seconds until the store is tried again after it failed."""
+TIDY = 60.0
+"""Seconds from one removal of expired operations to the next, at the most."""
+
 _ID_LETTERS = "abcdefghijklmnopqrstuv0123456789"
+
+Answer = TypeVar("Answer")
 
 
 class Operations:
     """Accepts requests, has them worked on, and tells what became of them."""
 
-    def __init__(self, store: Store, workers: TaskWorkers, backend: Backend) -> None:
+    def __init__(
+        self, store: Store, workers: TaskWorkers, backend: Backend, *, keep: float, queue: int, unknown: Unknown = "fail"
+    ) -> None:
+        """A finished operation is kept for `keep` seconds; at most `queue` wait for their turn."""
         self._store = store
         self._workers = workers
         self._backend = backend
-        self._bells = Bells()
+        self._keep = keep
+        self._queue = queue
+        self._unknown = unknown
+        self._bells = Bells[Row]()
+        self._arriving = 0
+        self._unsaved: dict[str, Row] = {}
+        """What is done, and could not be written down yet."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._usual = 1.0
+        """Seconds that a picture took lately."""
 
-    async def accept(self, message: ImageGenerationRequest) -> Operation:
-        """Take a request, and return its operation once that is kept.
+    @property
+    def scope(self) -> str:
+        """The store in which idempotency keys are remembered."""
+        return self._store.id
 
-        Raises `InvalidRequest` and `PermissionDenied` in the words of the real service (contract/service.md, "Errors seen").
+    async def start(self) -> None:
+        """Go on with what an earlier process left, and begin to forget what expires."""
+        for entry in await self._store.unfinished():
+            if entry.state is State.RUNNING and not self._may_run_again(entry):
+                self._spawn(self._finish(entry, _unknown(entry)))
+            elif entry.attempts >= ATTEMPTS:
+                self._spawn(self._finish(entry, _status(StatusCode.INTERNAL, f"Given up after {entry.attempts} attempts")))
+            else:
+                log.info("operation %s taken up again", entry.id)
+                self._begin(entry)
+        self._spawn(self._tidy())
+
+    async def accept(self, message: ImageGenerationRequest, *, key: str | None = None, caller: str = "") -> Operation:
+        """Take a request, and return its operation once that is kept; the same key by the same caller is the same operation.
+
+        Raises `InvalidRequest` and `PermissionDenied` in the words of the real service (contract/service.md, "Errors seen");
+        `InvalidRequest` as well when the key stands for another request, `QuotaExceeded` when too many wait or the store is
+        full, and `Unavailable` when the server is about to stop.
         """
         request = ImageRequest.from_proto(message)
         if not request.has_folder:
             raise PermissionDenied(f"Access to model {request.model_uri} denied")
-        if found := list(request.problems()):
+        found = list(request.problems())
+        if key is not None and not KEY.fullmatch(key):
+            found.append(f"idempotency-key: {key!r} is not 1 to 255 printable ASCII characters without spaces")
+        if found:
             raise InvalidRequest("; ".join(found))
-        now = time.time()
-        entry = Row(id=_new_id(), request=request, state=State.ACCEPTED, created=now, modified=now)
-        await self._store.add(entry)
-        self._workers.start(entry.id, self._run(entry))
-        log.info("operation %s accepted", entry.id)
-        return _to_proto(entry)
+        entry = Row(id=_new_id(), caller=caller, key=key, request=request, state=State.ACCEPTED, created=time.time())
+        # What has begun is brought to its end, whoever hangs up meanwhile.
+        return _to_proto(await asyncio.shield(self._spawn(self._accept(entry))))
 
     async def look(self, operation_id: str, hold: float = 0.0) -> Operation:
         """The operation as it is now; or once it is done, if that is within `hold` seconds. Raises `NotFound`."""
         with self._bells.listen(operation_id) as bell:
             entry = await self._get(operation_id)
             if hold > 0 and entry.state is not State.DONE:
-                await bell.wait(hold)
-                entry = await self._get(operation_id)
+                entry = await bell.wait(hold) or await self._get(operation_id)
         return _to_proto(entry)
-
-    def release(self) -> None:
-        """Let nobody be held any more."""
-        self._bells.silence()
 
     async def cancel(self, operation_id: str) -> Operation:
         """Stop the operation where that saves something, and return it as it is then. Raises `NotFound`.
 
         It is too late when the operation is done, and when a backend that charges has been called: that picture is paid for.
         """
-        entry = await self._get(operation_id)
-        stoppable = entry.state is State.ACCEPTED or (entry.state is State.RUNNING and not self._backend.charges)
-        if stoppable and await self._finish(entry, _status(StatusCode.CANCELLED, "The operation was cancelled")):
-            self._workers.stop(operation_id)
-        return await self.look(operation_id)
+        return _to_proto(await asyncio.shield(self._spawn(self._cancel(operation_id))))
+
+    async def drain(self, grace: float) -> None:
+        """Let the work that has begun go on for `grace` seconds, leave the rest to the next process, and hold nobody any more."""
+        await self._workers.drain(grace)
+        self._bells.silence()
 
     async def close(self) -> None:
-        """Stop all work."""
-        await self._workers.close()
+        """Stop everything that is still going on."""
+        await self.drain(0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._backend.close()
 
-    async def _run(self, entry: Row) -> None:
-        running = replace(entry, state=State.RUNNING, modified=time.time())
-        if not await self._store.advance(running, before=entry.state):
-            return
-        await self._finish(running, await self._outcome(running))
+    def _may_run_again(self, entry: Row) -> bool:
+        """Whether to call the backend for an operation for which it was called before."""
+        resumable = self._backend.resumable and entry.upstream
+        return bool(resumable or not entry.charged or self._unknown == "resend")
 
-    async def _outcome(self, entry: Row) -> ImageGenerationResponse | Status:
+    async def _accept(self, entry: Row) -> Row:
+        if self._workers.waiting + self._arriving >= self._queue and not await self._is_known(entry):
+            raise QuotaExceeded(
+                f"{self._queue} operations wait for their turn already, and nothing was ordered; try again later",
+                retry_after=min(max(1.0, self._usual), LONGEST_PAUSE),
+            )
+        self._arriving += 1
         try:
-            return await self._backend.generate(entry.request)
+            kept = await self._store.accept(entry)
+        except StoreFailure as error:
+            raise QuotaExceeded(
+                f"the store cannot keep the operation, and nothing was ordered: {error}", retry_after=LONGEST_PAUSE
+            ) from error
+        finally:
+            self._arriving -= 1
+        if kept is entry:
+            log.info("operation %s accepted", entry.id)
+            self._begin(entry)
+        elif kept.request != entry.request:
+            raise InvalidRequest(
+                f"idempotency-key: {entry.key!r} stands for another request, operation {kept.id}; take another key",
+                code=StatusCode.ALREADY_EXISTS,
+            )
+        return kept
+
+    async def _is_known(self, entry: Row) -> bool:
+        return entry.key is not None and await self._read(self._store.find(entry.caller, entry.key)) is not None
+
+    async def _cancel(self, operation_id: str) -> Row:
+        entry = await self._get(operation_id)
+        stoppable = entry.state is State.ACCEPTED or (entry.state is State.RUNNING and not entry.charged)
+        cancelled = _done(entry, _status(StatusCode.CANCELLED, "The operation was cancelled"), self._keep)
+        if not stoppable or not await self._read(self._store.advance(cancelled, before=entry.state)):
+            return await self._get(operation_id)
+        self._workers.stop(operation_id)
+        self._tell(cancelled)
+        return cancelled
+
+    def _begin(self, entry: Row) -> None:
+        self._workers.start(entry.id, lambda: self._run(entry))
+
+    async def _run(self, entry: Row) -> None:
+        work = _Work(self, entry)
+        if not await work.began(charges=self._backend.charges):
+            return
+        start = time.monotonic()
+        outcome = await self._outcome(work)
+        self._usual += (time.monotonic() - start - self._usual) / 10
+        await self._finish(work.entry, outcome)
+
+    async def _outcome(self, work: "_Work") -> ImageGenerationResponse | Status:
+        try:
+            return await self._backend.generate(work.entry.request, work)
         except YandexArtError as error:
             return to_status(error)
         except Exception:
-            log.exception("operation %s: the backend failed", entry.id)
+            log.exception("operation %s: the backend failed", work.entry.id)
             return _status(StatusCode.INTERNAL, "Internal error")
 
-    async def _finish(self, entry: Row, outcome: ImageGenerationResponse | Status) -> bool:
-        done = replace(entry, state=State.DONE, modified=time.time(), outcome=outcome)
-        finished = await self._store.advance(done, before=entry.state)
-        if finished:
-            log.info("operation %s done", entry.id)
-            self._bells.ring(entry.id)
-        return finished
+    async def _finish(self, entry: Row, outcome: ImageGenerationResponse | Status) -> None:
+        """End the operation. What cannot be written down is handed out all the same, and written as soon as it can be."""
+        done = _done(entry, outcome, self._keep)
+        try:
+            if not await self._store.advance(done, before=entry.state):
+                return
+        except StoreFailure as error:
+            log.error("operation %s is done and cannot be saved: %s", entry.id, error)
+            self._unsaved[entry.id] = done
+            self._tell(done)
+            await self._insist(done, before=entry.state)
+            del self._unsaved[entry.id]
+        else:
+            self._tell(done)
+
+    def _tell(self, done: Row) -> None:
+        log.info("operation %s done", done.id)
+        self._bells.ring(done.id, done)
+
+    async def _insist(self, entry: Row, *, before: State) -> bool:
+        """`Store.advance`, tried until the store can."""
+        while True:
+            try:
+                return await self._store.advance(entry, before=before)
+            except StoreFailure as error:
+                log.warning("operation %s cannot be saved: %s", entry.id, error)
+                await asyncio.sleep(STORE_PAUSE)
 
     async def _get(self, operation_id: str) -> Row:
-        entry = await self._store.get(operation_id)
-        if entry is None:
+        entry = self._unsaved.get(operation_id) or await self._read(self._store.get(operation_id))
+        if entry is None or (entry.expires is not None and entry.expires <= time.time()):
             raise NotFound(f"Operation {operation_id!r} not found")
         return entry
+
+    async def _read(self, answer: Coroutine[Any, Any, Answer]) -> Answer:
+        try:
+            return await answer
+        except StoreFailure as error:
+            raise Unavailable(f"the store cannot be read: {error}") from error
+
+    async def _tidy(self) -> None:
+        while True:
+            try:
+                if forgotten := await self._store.purge(time.time()):
+                    log.info("%d operations forgotten", forgotten)
+            except StoreFailure as error:
+                log.warning("expired operations cannot be removed: %s", error)
+            await asyncio.sleep(min(TIDY, self._keep))
+
+    def _spawn(self, work: Coroutine[Any, Any, Answer]) -> "asyncio.Task[Answer]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class _Work:
+    """One operation in the hands of a worker: what the backend is given as its `Upstream`."""
+
+    def __init__(self, operations: Operations, entry: Row) -> None:
+        self._operations = operations
+        self.entry = entry
+
+    @property
+    def id(self) -> str:
+        return self.entry.upstream
+
+    async def began(self, *, charges: bool) -> bool:
+        """Write down that the backend is about to be called; False when that is too late."""
+        before = self.entry.state
+        self.entry = replace(
+            self.entry, state=State.RUNNING, started=time.time(), attempts=self.entry.attempts + 1, charged=charges
+        )
+        return await self._operations._insist(self.entry, before=before)
+
+    async def note(self, upstream_id: str) -> None:
+        self.entry = replace(self.entry, upstream=upstream_id)
+        await self._operations._insist(self.entry, before=State.RUNNING)
 
 
 def to_status(error: YandexArtError) -> Status:
     """How a door, or the `error` of an operation, says an error: its code, or that of its class, and the words it came with."""
-    return _status(error.code or row(type(error)).code, error.details or str(error))
+    status = _status(error.code or row(type(error)).code, error.details or str(error))
+    if error.retry_after is not None:
+        hint = RetryInfo()
+        hint.retry_delay.FromMilliseconds(int(error.retry_after * 1000))
+        status.details.add().Pack(hint)
+    return status
 
 
 def _status(code: StatusCode, message: str) -> Status:
     return Status(code=code.value[0], message=message)
+
+
+def _unknown(entry: Row) -> Status:
+    there = f" Its id there is {entry.upstream}." if entry.upstream else ""
+    return _status(
+        StatusCode.ABORTED,
+        f"Outcome unknown: the server was stopped after the picture was ordered, and it may have been bought.{there}",
+    )
+
+
+def _done(entry: Row, outcome: ImageGenerationResponse | Status, keep: float) -> Row:
+    now = time.time()
+    return replace(entry, state=State.DONE, ended=now, expires=now + keep, outcome=outcome)
 
 
 def _new_id() -> str:
@@ -124,7 +307,7 @@ def _new_id() -> str:
 def _to_proto(entry: Row) -> Operation:
     operation = Operation(id=entry.id, description="Image generation", done=entry.state is State.DONE)
     operation.created_at.FromNanoseconds(int(entry.created * 1e9))
-    operation.modified_at.FromNanoseconds(int(entry.modified * 1e9))
+    operation.modified_at.FromNanoseconds(int((entry.ended or entry.started or entry.created) * 1e9))
     if isinstance(entry.outcome, Status):
         operation.error.CopyFrom(entry.outcome)
     elif entry.outcome is not None:

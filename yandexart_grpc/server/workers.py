@@ -1,28 +1,56 @@
-"""Who runs accepted operations: tasks of this process."""
+"""Who runs accepted operations: tasks of this process, so many at a time."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Iterable
+
+Work = Callable[[], Awaitable[None]]
 
 
 class TaskWorkers:
-    """Runs each piece of work as a task under a name."""
+    """Runs each piece of work as a task under a name, in the order in which it came."""
 
-    def __init__(self) -> None:
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+    def __init__(self, concurrency: int) -> None:
+        self._turns = asyncio.Semaphore(concurrency)
+        self._waiting: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
 
-    def start(self, name: str, work: Coroutine[None, None, None]) -> None:
-        """Begin the work."""
-        self._tasks[name] = task = asyncio.create_task(work, name=name)
-        task.add_done_callback(lambda _: self._tasks.pop(name))
+    @property
+    def waiting(self) -> int:
+        """How many pieces have not begun."""
+        return len(self._waiting)
+
+    def start(self, name: str, work: Work) -> None:
+        """Begin the work when it is its turn; never, once `drain` was called."""
+        if self._draining:
+            return
+        self._waiting[name] = task = asyncio.create_task(self._run(name, work), name=name)
+        task.add_done_callback(lambda _: self._waiting.pop(name, None))
 
     def stop(self, name: str) -> None:
-        """Stop the work of that name, if it is still going on."""
-        if task := self._tasks.get(name):
+        """Stop the work of that name, if it is not over."""
+        if task := self._waiting.get(name) or self._running.get(name):
             task.cancel()
 
-    async def close(self) -> None:
-        """Stop all work, and wait until it has stopped."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def drain(self, grace: float) -> None:
+        """Begin nothing more, and let what has begun go on for `grace` seconds; then stop it."""
+        self._draining = True
+        await _cancel(self._waiting.values())
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=grace)
+        await _cancel(self._running.values())
+
+    async def _run(self, name: str, work: Work) -> None:
+        async with self._turns:
+            self._running[name] = self._waiting.pop(name)
+            try:
+                await work()
+            finally:
+                del self._running[name]
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -38,14 +38,14 @@ LONGEST = 86_400
 class DemoBackend:
     """Draws a picture for every request, after a while."""
 
-    charges = False
+    charges = resumable = False
 
     def __init__(self, duration: str = "fixed:0.5") -> None:
         """Take as long over each picture as `duration` says, in the forms of `parse_duration`."""
         self._random = Random()
         self._duration = parse_duration(duration)
 
-    async def generate(self, request: ImageRequest) -> ImageGenerationResponse:
+    async def generate(self, request: ImageRequest, upstream: object = None) -> ImageGenerationResponse:
         """Draw the picture while the duration passes. A seed of 0 stands for a random one.
 
         Raises:

@@ -57,10 +57,12 @@ class Generation(stubs.ImageGenerationAsyncServiceServicer):
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
+        self._announced = (*HOLDS, *scope_of(operations))
 
     async def Generate(self, request: stubs.ImageGenerationRequest, context: Context) -> stubs.Operation:
-        await context.send_initial_metadata(HOLDS)
-        return await _answered(context, self._operations.accept(request))
+        await context.send_initial_metadata(self._announced)
+        key = dict(context.invocation_metadata() or ()).get("idempotency-key")
+        return await _answered(context, self._operations.accept(request, key=None if key is None else str(key)))
 
 
 class OperationReads(stubs.OperationServiceServicer):
@@ -123,13 +125,37 @@ class Endpoints(stubs.ApiEndpointServiceServicer):
         return self._endpoints[name]
 
 
-def open_door(server: grpc.aio.Server, operations: Operations, address: str) -> health.aio.HealthServicer:
+class Doctor(health.aio.HealthServicer):
+    """Tells whether services are serving, and to a client that connects what it may rely on."""
+
+    def __init__(self, operations: Operations) -> None:
+        super().__init__()
+        self._announced = scope_of(operations)
+
+    async def Check(
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse],
+    ) -> health_pb2.HealthCheckResponse:
+        await context.send_initial_metadata(self._announced)
+        return await super().Check(request, context)
+
+
+def scope_of(operations: Operations) -> tuple[tuple[str, str]]:
+    """Announces that a request with the `idempotency-key` of an earlier one is answered with the same operation.
+
+    That holds as long as the same store is behind this door, so its id is told: after a lost answer, a client compares.
+    """
+    return (("idempotency-scope", operations.scope),)
+
+
+def open_door(server: grpc.aio.Server, operations: Operations, address: str) -> Doctor:
     """Add every service to a server that others reach at `address`, and return the one that tells its health."""
     stubs.add_ImageGenerationAsyncServiceServicer_to_server(Generation(operations), server)
     stubs.add_OperationServiceServicer_to_server(OperationReads(operations), server)
     stubs.add_IamTokenServiceServicer_to_server(Tokens(), server)
     stubs.add_ApiEndpointServiceServicer_to_server(Endpoints(address), server)
-    doctor = health.aio.HealthServicer()
+    doctor = Doctor(operations)
     health_pb2_grpc.add_HealthServicer_to_server(doctor, server)
     # Reflection looks everything up in one pool, and these two live in another.
     for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
@@ -138,7 +164,7 @@ def open_door(server: grpc.aio.Server, operations: Operations, address: str) -> 
     return doctor
 
 
-async def announce(doctor: health.aio.HealthServicer) -> None:
+async def announce(doctor: Doctor) -> None:
     """Tell those who ask that every service is serving."""
     for name in SERVICES:
         await doctor.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -158,4 +184,5 @@ async def _answered(context: Context, answer: Awaitable[Answer]) -> Answer:
         return await answer
     except YandexArtError as error:
         status = to_status(error)
-        await context.abort(_CODES[status.code], status.message)
+        details = (("grpc-status-details-bin", status.SerializeToString()),) if status.details else ()
+        await context.abort(_CODES[status.code], status.message, details)

@@ -21,7 +21,7 @@ from tests.conftest import Face
 from tests.faults.conftest import Connect
 from tests.faults.counting_server import digest, executions, picture
 from tests.faults.process import ROOT, ServerProcess
-from tests.faults.ready import needs_batch, needs_keys, needs_store
+from tests.faults.ready import needs_batch, needs_keys
 from tests.foreign import Foreign
 from yandexart_grpc import OutcomeUnknown, Unavailable
 
@@ -80,7 +80,6 @@ class Customer:
                     await asyncio.sleep(0.05)
 
 
-@needs_store
 @needs_keys
 @pytest.mark.parametrize("kills", [SHORT, LONG])
 @pytest.mark.parametrize("charges", [True, pytest.param(False, marks=pytest.mark.faults)], ids=["charges", "free"])
@@ -142,7 +141,6 @@ def shop(
 
 
 @needs_batch
-@needs_store
 @pytest.mark.parametrize("kills", [SHORT, LONG])
 def test_a_batch_may_be_killed_at_any_instant(shop: Shop, tmp_path: Path, kills: int) -> None:
     """A batch that is killed again and again, and then run to its end, has bought each row once, and each file is whole."""

@@ -46,7 +46,9 @@ class Front(grpc.GenericRpcHandler):
     def _pass_on(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
         name = method.rpartition("/")[2]
         if name == "Get":
-            self._judge(request, context)
+            self._count(context)
+        if name != "Generate" and (operation_id := GetOperationRequest.FromString(request).operation_id) in self.expired:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Operation {operation_id} not found")
         metadata = tuple((key, value) for key, value in context.invocation_metadata() if key in CARRIED)
         call: Any = self._channel.unary_unary(method)
         try:
@@ -61,18 +63,15 @@ class Front(grpc.GenericRpcHandler):
             self.answered[name] += 1
         return bytes(answer)
 
-    def _judge(self, request: bytes, context: grpc.ServicerContext) -> None:
-        """Count a question, and end the call where it is answered here."""
+    def _count(self, context: grpc.ServicerContext) -> None:
+        """Count a question, and end the call where a quota refuses it."""
         names = {key for key, _ in context.invocation_metadata()}
         with self._lock:
             self.planned += not names & {"prefer", "grpc-previous-rpc-attempts"}
             throttled = self.throttled > 0
             self.throttled -= throttled
-        operation_id = GetOperationRequest.FromString(request).operation_id
         if throttled:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many questions")
-        if operation_id in self.expired:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Operation {operation_id} not found")
 
     def _shown(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
         return tuple(pair for pair in metadata or () if self._holds or pair[0] != "preference-applied")

@@ -203,6 +203,8 @@ class World(RuleBasedStateMachine):
         try:
             if self.run(order.handle.cancel()):
                 self.ends(order, OperationCancelled)
+        except NotFound:
+            assert order.expired
         except Unavailable as error:
             self.check(error)
 

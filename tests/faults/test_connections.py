@@ -2,12 +2,15 @@
 
 import asyncio
 import secrets
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
 
@@ -298,3 +301,52 @@ async def test_a_slow_link_delays_and_breaks_nothing(connect: Connect, serve: Se
     assert (await connect(endpoint=proxy.endpoint).generate("a cat")).data == large
     assert time.monotonic() - before > 0.25  # the link was slow indeed
     assert len(server.executions) == 1
+
+
+# ── somebody stands in between ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def tunnel(start: Start) -> Iterator[tuple[str, list[str]]]:
+    """The address of an HTTP proxy, and the hosts that it was asked for; all of them are the counting server."""
+    asked: list[str] = []
+    server = start()
+
+    class Tunnel(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.rfile.readline().decode().split()[1])
+            while self.rfile.readline().strip():
+                continue
+            host, _, port = server.address.partition(":")
+            with socket.create_connection((host, int(port))) as there:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=carry, args=(there, self.connection))
+                back.start()
+                carry(self.connection, there)
+                back.join()
+
+    def carry(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
+        serving = threading.Thread(target=proxy.serve_forever, args=(0.01,))
+        serving.start()
+        yield f"http://127.0.0.1:{proxy.server_address[1]}", asked
+        server.kill()
+        proxy.shutdown()
+        serving.join()
+
+
+async def test_a_proxy_of_the_environment_is_used(
+    connect: Connect, tunnel: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `https_proxy`, a host that only the proxy can reach gives a picture."""
+    address, asked = tunnel
+    monkeypatch.setenv("https_proxy", address)
+    image = await connect(endpoint="http://pictures.invalid:50051").generate("a cat", seed=1)
+    assert image.data == picture("a cat", 1)
+    assert set(asked) == {"pictures.invalid:50051"}

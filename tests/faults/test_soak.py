@@ -44,8 +44,8 @@ class Trouble(threading.Thread):
 def growth(samples: list[tuple[float, int]]) -> float:
     """By which part of itself the memory grew during the second half, by the line that fits best."""
     half = samples[len(samples) // 2 :]
-    times, sizes = zip(*half, strict=True)
-    return float(linear_regression(times, sizes).slope) * (times[-1] - times[0]) / fmean(sizes)
+    times, sizes = [at for at, _ in half], [size for _, size in half]
+    return linear_regression(times, sizes).slope * (times[-1] - times[0]) / fmean(sizes)
 
 
 @pytest.mark.faults

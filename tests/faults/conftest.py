@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.conftest import Face
+from tests.faults.counting_server import CountingBackend
 from tests.faults.process import ServerProcess
 from tests.faults.proxy import Proxy
 from tests.foreign import Foreign, jpeg
+from yandexart_grpc.server import embedded
 
 Connect = Callable[..., Face]
 PICTURE = jpeg()
@@ -43,6 +45,25 @@ def serve(life: ExitStack) -> Callable[..., Foreign]:
         made = Foreign(**{"image": PICTURE} | script)
         life.callback(made.close)
         return made
+
+    return make
+
+
+class Local(NamedTuple):
+    """Our server in this process."""
+
+    endpoint: str
+    ledger: Path
+
+
+@pytest.fixture
+def local(life: ExitStack, tmp_path: Path) -> Callable[..., Local]:
+    """Starts our server in this process, with a ledger; it takes so many seconds for a picture."""
+
+    def make(*, duration: float = 0.0) -> Local:
+        ledger = tmp_path / "ledger"
+        running = life.enter_context(embedded(CountingBackend(ledger, charges=True, duration=duration)))
+        return Local(running.endpoint, ledger)
 
     return make
 

@@ -22,7 +22,7 @@ from yandex.cloud.ai.foundation_models.v1.image_generation.image_generation_serv
 from yandex.cloud.operation.operation_service_pb2_grpc import add_OperationServiceServicer_to_server
 
 from tests.conftest import Face
-from tests.faults.conftest import PICTURE, Connect
+from tests.faults.conftest import PICTURE, Connect, Local
 from tests.faults.counting_server import executions, picture
 from tests.faults.process import ROOT, ServerProcess, free_port
 from tests.faults.proxy import Proxy
@@ -33,6 +33,7 @@ from yandexart_grpc import OperationTimeout, OutcomeUnknown, Unavailable
 Proxied = Callable[[str], Proxy]
 Serve = Callable[..., Foreign]
 Start = Callable[..., ServerProcess]
+Make = Callable[..., Local]
 
 SOON = 10.0
 """Seconds that no machine needs for what takes a moment."""
@@ -70,9 +71,9 @@ async def test_reads_resume_when_the_server_comes_up_late(connect: Connect, serv
 # ── the connection breaks ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_connection_that_broke_unused_is_replaced_unnoticed(connect: Connect, start: Start, proxied: Proxied) -> None:
+async def test_a_connection_that_broke_unused_is_replaced_unnoticed(connect: Connect, local: Make, proxied: Proxied) -> None:
     """A submit after the connection was reset makes another connection, and one picture."""
-    server = start()
+    server = local()
     proxy = proxied(server.endpoint)
     art = connect(endpoint=proxy.endpoint)
     await art.warm_up()
@@ -82,9 +83,9 @@ async def test_a_connection_that_broke_unused_is_replaced_unnoticed(connect: Con
     assert executions(server.ledger) == {"a cat": 1}
 
 
-async def test_a_reset_before_the_request_is_a_clean_failure(connect: Connect, start: Start, proxied: Proxied) -> None:
+async def test_a_reset_before_the_request_is_a_clean_failure(connect: Connect, local: Make, proxied: Proxied) -> None:
     """While each connection is reset at accept, a submit fails with nothing ordered; then the same client makes one picture."""
-    server = start()
+    server = local()
     proxy = proxied(server.endpoint)
     art = connect(endpoint=proxy.endpoint)
     proxy.set(refuse=True)
@@ -125,9 +126,9 @@ async def test_a_reset_during_a_submit_is_not_repaired_by_a_second_one(connect: 
 
 
 @needs_keys
-async def test_a_reset_during_a_submit_is_repaired_by_the_key(connect: Connect, start: Start, proxied: Proxied) -> None:
+async def test_a_reset_during_a_submit_is_repaired_by_the_key(connect: Connect, local: Make, proxied: Proxied) -> None:
     """Toward our server, a submit whose answer is lost is sent again with its key, and gives the one operation there is."""
-    server = start()
+    server = local()
     proxy = proxied(server.endpoint)
     art = connect(endpoint=proxy.endpoint)
     await art.generate("first")  # that the server honours keys is learned from its answers
@@ -140,17 +141,17 @@ async def test_a_reset_during_a_submit_is_repaired_by_the_key(connect: Connect, 
     assert executions(server.ledger)["a cat"] == 1
 
 
-async def test_reads_are_repeated_through_resets(connect: Connect, serve: Serve, proxied: Proxied) -> None:
-    """A wait whose connections are all reset, again and again, still brings the picture, from one submit."""
-    server = serve(reads=repeat(alone, 2))
-    proxy = proxied(server.listen())
-    operation = await connect(endpoint=proxy.endpoint, patience=0.01).submit("a cat")
+async def test_reads_are_repeated_through_resets(connect: Connect, local: Make, proxied: Proxied) -> None:
+    """A wait whose connections are all reset, again and again, still brings the picture, which is made once."""
+    server = local(duration=0.3)
+    proxy = proxied(server.endpoint)
+    operation = await connect(endpoint=proxy.endpoint).submit("a cat", seed=1)
     waiting = asyncio.create_task(operation.result())
     for _ in range(3):
         proxy.reset()
         await asyncio.sleep(0.05)
-    assert (await waiting).data == PICTURE
-    assert len(server.executions) == 1
+    assert (await waiting).data == picture("a cat", 1)
+    assert executions(server.ledger) == {"a cat": 1}
 
 
 # ── the server goes away politely ─────────────────────────────────────────────────────────────────────────────────────
@@ -212,9 +213,9 @@ async def test_a_frozen_server_costs_one_call_its_own_time(connect: Connect, sta
 
 @pytest.mark.faults
 @pytest.mark.parametrize("rpc_timeout", [1, 30], ids=["short reads", "long reads"])
-async def test_a_stalled_connection_is_replaced(connect: Connect, start: Start, proxied: Proxied, rpc_timeout: float) -> None:
+async def test_a_stalled_connection_is_replaced(connect: Connect, local: Make, proxied: Proxied, rpc_timeout: float) -> None:
     """A connection that forwards nothing, with TCP alive, is given up by keepalive, and the wait goes on over another one."""
-    server = start("--duration", "1")
+    server = local(duration=1)
     proxy = proxied(server.endpoint)
     operation = await connect(endpoint=proxy.endpoint, rpc_timeout=rpc_timeout, timeout=120).submit("a cat", seed=1)
     proxy.stall()
@@ -307,17 +308,17 @@ async def test_a_slow_link_delays_and_breaks_nothing(connect: Connect, serve: Se
 
 
 @pytest.fixture
-def tunnel(start: Start) -> Iterator[tuple[str, list[str]]]:
+def tunnel(local: Make) -> Iterator[tuple[str, list[str]]]:
     """The address of an HTTP proxy, and the hosts that it was asked for; all of them are the counting server."""
     asked: list[str] = []
-    server = start()
+    server = local()
 
     class Tunnel(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             asked.append(self.rfile.readline().decode().split()[1])
             while self.rfile.readline().strip():
                 continue
-            host, _, port = server.address.partition(":")
+            host, _, port = server.endpoint.removeprefix("http://").partition(":")
             with socket.create_connection((host, int(port))) as there:
                 self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
                 back = threading.Thread(target=carry, args=(there, self.connection))
@@ -333,10 +334,10 @@ def tunnel(start: Start) -> Iterator[tuple[str, list[str]]]:
             sink.shutdown(socket.SHUT_WR)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
+        proxy.daemon_threads, proxy.block_on_close = True, False  # the client closes its connection after this
         serving = threading.Thread(target=proxy.serve_forever, args=(0.01,))
         serving.start()
         yield f"http://127.0.0.1:{proxy.server_address[1]}", asked
-        server.kill()
         proxy.shutdown()
         serving.join()
 

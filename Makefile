@@ -11,7 +11,7 @@ UV := $(BIN)/uv
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto proto-check test-compat bench clean
+.PHONY: help demo test lint format proto proto-check test-compat test-faults soak bench clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -20,7 +20,7 @@ demo: .venv/demo ## make a picture with no account: make demo [PROMPT="a red cat
 	@$(BIN)/yandexart generate --demo --force --output "$$OUT" -- "$$PROMPT"
 
 test: lint proto-check ## run every check and test but the slow ones
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow and not faults'
 
 lint: .venv/test ## check formatting, style and types
 	$(BIN)/ruff format --check .
@@ -39,6 +39,12 @@ proto-check: .venv-proto/done ## fail where generated/ is not what proto/ compil
 
 test-compat: .venv/test ## try the stubs beside several versions of yandexcloud and protobuf (minutes)
 	$(BIN)/pytest -m slow
+
+test-faults: .venv/test ## break everything: connections, servers, batches, at random instants (up to ten minutes)
+	$(BIN)/pytest tests/faults
+
+soak: .venv/test ## let both clients work through faults for ten minutes, and see that nothing is left behind
+	YANDEXART_SOAK_SECONDS=600 $(BIN)/pytest -rP tests/faults/test_soak.py
 
 bench: .venv-bench/done ## measure lag, reads, CPU, memory and start-up against raw stubs and the official clients (minutes)
 	@for name in $(BENCHMARKS); do .venv-bench/bin/python -m benchmarks.$$name || exit 1; done

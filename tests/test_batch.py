@@ -164,11 +164,25 @@ class TestRows:
             "line 4: seed: 0 would let the service draw one; the least is 1, the largest 9223372036854775807",
             "line 5: seed: 'x' is not an integer from 1 to 9223372036854775807; aspect_ratio: (0, 1) is not two integers "
             "from 1 to 9223372036854775807, such as '16:9'",
-            "line 6: 5 cells, where the header has 4; a text that holds ',' needs quotes around it",
+            "line 6: 5 cells, where the header has 4",
             "line 7: prompt: None is not a text",
             "line 8: Prompt positive size 501 exceeds limit (500)",
             "line 10: id: that of line 9, which asks for the same",
         ]
+
+    def test_what_is_wrong_with_many_rows_is_told_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With the lines, as when the folder that pays is missing."""
+        monkeypatch.delenv("YC_FOLDER_ID")
+        with pytest.raises(InvalidRequest) as caught:
+            batch.check_rows(io.BytesIO(b"a\nb\n\nc\n"), folder_id=None).right()
+        first, second = str(caught.value).splitlines()
+        assert first.endswith("3 of 3 rows cannot be ordered, so nothing was")
+        assert second.startswith("lines 1 to 4: model_uri: 'art:///yandex-art/latest' is not art://<folder_id>/<model>")
+
+    def test_a_quote_in_tsv_is_a_letter(self) -> None:
+        """But for cells that are quoted as a whole."""
+        text = 'prompt\tid\n"GIGGLE" on a wall\t\na 5" disk\t\n"say ""hi"""\t\n'
+        assert [row.request.prompt for row in rows_of(text, "tsv")] == ['"GIGGLE" on a wall', 'a 5" disk', 'say "hi"']
 
     @pytest.mark.parametrize(
         ("line", "words"),
@@ -235,7 +249,7 @@ class TestRows:
     def test_nothing_else_comes_of_any_value(self, value: Any, field: str) -> None:
         """Whatever JSON stands in a field."""
         found = batch.check_rows(io.BytesIO(json.dumps({"prompt": "a"} | {field: value}).encode()), form="jsonl", folder_id="f")
-        assert len(found.rows) + len(found.problems) == 1
+        assert len(found.rows) + found.wrong == 1
         assert all(row.request.to_proto().SerializeToString() for row in found.rows)
 
 

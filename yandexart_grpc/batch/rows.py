@@ -13,11 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Unpack
 
 from yandexart_grpc.errors import ConfigurationError, InvalidRequest
 from yandexart_grpc.request import LARGEST, ImageOptions, ImageRequest
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 Form = Literal["txt", "jsonl", "csv", "tsv"]
 FIELDS = ("prompt", "id", "seed", "aspect_ratio", "model")
@@ -44,12 +49,14 @@ class Reading(NamedTuple):
     source: str
     rows: list[Row]
     problems: list[str]
-    """A text for each row that is wrong: line, field, value and limit."""
+    """What is wrong: lines, field, value and limit. Rows that follow each other and have the same problem are told together."""
+    wrong: int
+    """How many rows are wrong."""
 
     def right(self) -> list[Row]:
         """The rows. Raises `InvalidRequest`, which lists every row that is wrong, where there is one."""
         if self.problems:
-            count = f"{len(self.problems)} of {len(self.problems) + len(self.rows)} rows"
+            count = f"{self.wrong} of {self.wrong + len(self.rows)} rows"
             raise InvalidRequest("\n".join([f"{self.source}: {count} cannot be ordered, so nothing was", *self.problems]))
         return self.rows
 
@@ -69,8 +76,7 @@ def read_rows(
     file is "txt". All are UTF-8. `folder_id` is the folder that pays, `YC_FOLDER_ID` where none is given; `image` holds for
     rows that say nothing else, as in `YandexArt.submit`.
 
-    Raises `ConfigurationError` when the file cannot be read, and `InvalidRequest`, which lists every row that is wrong, a line
-    of text for each.
+    Raises `ConfigurationError` when the file cannot be read, and `InvalidRequest`, which lists every row that is wrong.
     """
     return check_rows(source, form=form, folder_id=folder_id, **image).right()
 
@@ -85,19 +91,25 @@ def check_rows(
     """What `read_rows` does, but rows that are wrong are returned as `problems`. Raises where no row can be read at all."""
     text, read = _open(source, form)
     folder_id = folder_id or os.environ.get("YC_FOLDER_ID")
-    rows, problems, lines, seen = list[Row](), list[str](), dict[str, int](), Counter[str]()
+    rows, problems, lines, seen = list[Row](), list[tuple[int, str]](), dict[str, int](), Counter[str]()
     for line, given in read(text):
         try:
             row = _row(line, given, folder_id, image, seen)
             if (first := lines.setdefault(row.key, line)) != line:
                 raise InvalidRequest(f"id: that of line {first}, which asks for the same")
         except InvalidRequest as error:
-            problems.append(f"line {line}: {error}")
+            problems.append((line, str(error)))
         else:
             rows.append(row)
     if not rows and not problems:
         raise InvalidRequest(f"{_name(source)}: there is no row in it")
-    return Reading(_name(source), rows, problems)
+    return Reading(_name(source), rows, list(_together(problems)), len(problems))
+
+
+def _together(problems: list[tuple[int, str]]) -> Iterator[str]:
+    for problem, group in groupby(problems, key=itemgetter(1)):
+        lines = [line for line, _ in group]
+        yield f"line {lines[0]}: {problem}" if len(lines) == 1 else f"lines {lines[0]} to {lines[-1]}: {problem}"
 
 
 def _row(line: int, given: _Fields | str, folder_id: str | None, image: ImageOptions, seen: Counter[str]) -> Row:
@@ -193,38 +205,43 @@ def _object(found: object) -> _Fields | str:
     return fields
 
 
-def _table(text: str, delimiter: str) -> _Lines:
-    cells = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def _table(cells: "Reader", plain: Callable[[str], str]) -> _Lines:
     line = 1
     try:
         header = next(cells, [])
-        names = [name.strip().lower() for name in header]
+        names = [plain(name).lower() for name in header]
         if wrong := [name for name in FIELDS if names.count(name) > 1 or (name == "prompt" and name not in names)]:
             raise InvalidRequest(f"line 1: {', '.join(wrong)}: not exactly one column of this name in {header}")
         line = cells.line_num + 1
         for row in cells:
             if any(map(str.strip, row)):
-                yield line, _cells(names, row, delimiter)
+                yield line, _cells(names, list(map(plain, row)))
             line = cells.line_num + 1
     except csv.Error as error:
         yield line, f"cannot be read, nor can what follows: {error}"
 
 
-def _cells(names: list[str], row: list[str], delimiter: str) -> _Fields | str:
+def _cells(names: list[str], row: list[str]) -> _Fields | str:
     if len(row) > len(names):
-        return f"{len(row)} cells, where the header has {len(names)}; a text that holds {delimiter!r} needs quotes around it"
-    fields: _Fields = {name: cell.strip() for name, cell in zip(names, row, strict=False) if name in FIELDS and cell.strip()}
+        return f"{len(row)} cells, where the header has {len(names)}"
+    fields: _Fields = {name: cell for name, cell in zip(names, row, strict=False) if name in FIELDS and cell}
     if re.fullmatch("-?[0-9]{1,30}", fields.get("seed", "")):
         fields["seed"] = int(fields["seed"])
     return fields
 
 
 def _csv(text: str) -> _Lines:
-    return _table(text, ",")
+    return _table(csv.reader(io.StringIO(text, newline=""), strict=True), str.strip)
 
 
 def _tsv(text: str) -> _Lines:
-    return _table(text, "\t")
+    """In this form a quote is a letter like any other (IANA, text/tab-separated-values), but for cells that are quoted whole."""
+    return _table(csv.reader(io.StringIO(text, newline=""), "excel-tab", quoting=csv.QUOTE_NONE), _unquoted)
+
+
+def _unquoted(cell: str) -> str:
+    cell = cell.strip()
+    return cell[1:-1].replace('""', '"').strip() if re.fullmatch('"([^"]|"")*"', cell) else cell
 
 
 _READERS: dict[str, Callable[[str], _Lines]] = {"txt": _txt, "jsonl": _jsonl, "csv": _csv, "tsv": _tsv}

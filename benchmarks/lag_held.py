@@ -18,8 +18,8 @@ import grpc
 
 from benchmarks import crews
 from benchmarks.lag_live import LAW, SIZE, in_turn, together
+from benchmarks.lean import durations, jpeg
 from benchmarks.measure import Contestant, Cost, Measured, Report, obey
-from benchmarks.server import durations, jpeg
 from yandexart_grpc import stubs
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.server import ServerSettings

@@ -41,7 +41,7 @@ Measured = dict[str, Any]
 
 
 class Server:
-    """A server in a process of its own, and its ledger (see `benchmarks.server`)."""
+    """A server in a process of its own, and its ledger (see `benchmarks.lean`)."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -67,8 +67,8 @@ class Server:
 
 @contextmanager
 def serving(*options: str) -> Iterator[Server]:
-    """A lean server for as long as the block takes; `options` are those of `python -m benchmarks.server`."""
-    process = _start("benchmarks.server", *options)
+    """A lean server for as long as the block takes; `options` are those of `python -m benchmarks.lean`."""
+    process = _start("benchmarks.lean", *options)
     try:
         assert process.stdout is not None
         server = Server(f"127.0.0.1:{int(process.stdout.readline())}")

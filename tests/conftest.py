@@ -55,6 +55,18 @@ class Face:
         return call
 
 
+async def collect(face: Face, method: str, *args: Any, into: list[Any] | None = None, **kwargs: Any) -> list[Any]:
+    """Everything that an iterator of either client yields; `into` keeps what comes before an error."""
+    items = getattr(face.behind, method)(*args, **kwargs)
+    into = [] if into is None else into
+    if isinstance(face.behind, YandexArt):
+        await asyncio.to_thread(into.extend, items)
+    else:
+        async for item in items:
+            into.append(item)
+    return into
+
+
 @pytest.fixture(params=[YandexArt, AsyncYandexArt], ids=["sync", "aio"])
 async def connect(request: pytest.FixtureRequest, server: Embedded) -> AsyncIterator[Callable[..., Face]]:
     """Makes clients of one kind, for the embedded server where nothing else is said, and closes them in the end."""

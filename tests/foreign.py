@@ -2,6 +2,9 @@
 
 `Generate` answers an id and nothing else, `Get` the id alone as long as the script says so, and then id, done and response. No
 timestamps, no metadata, no model version (contract/service.md, "The answer"). Whatever else a caller sends is ignored.
+
+Where it is told to, it honours idempotency keys, as the real service does not: it announces where it keeps them, in the initial
+metadata of `Generate`, before the work, and of `Health/Check`.
 """
 
 import itertools
@@ -112,7 +115,8 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
     """Both services, told what to answer, and what they were asked.
 
     `generate` and `reads` are answered in their order, whichever operation is meant; after them every submit is accepted and
-    every operation is done, with `image`, which may depend on the request.
+    every operation is done, with `image`, which may depend on the request. With a `scope`, a key that is known there is not
+    executed again. `submits` are all calls of `Generate`, `executions` those that bought something.
     """
 
     def __init__(
@@ -121,19 +125,28 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         generate: Iterable[Answer] = (),
         reads: Iterable[Answer] = (),
         image: bytes | Callable[[ImageGenerationRequest], bytes] = b"",
+        scope: str | None = None,
     ) -> None:
+        self.scope = scope
+        self.submits: list[Call] = []
         self.executions: list[Call] = []
         self.reads: list[Call] = []
         self._generate = iter(generate)
         self._reads = iter(reads)
         self._image = image
         self._requests: dict[str, ImageGenerationRequest] = {}
+        self._known: dict[tuple[str, str | bytes], str] = {}
         self._ids = (f"fbv{number:017}" for number in itertools.count())
         self._lock = threading.Lock()
         self._servers: list[grpc.Server] = []
 
     def listen(
-        self, *, generation: bool = True, operations: bool = True, credentials: grpc.ServerCredentials | None = None
+        self,
+        *,
+        generation: bool = True,
+        operations: bool = True,
+        credentials: grpc.ServerCredentials | None = None,
+        port: int = 0,
     ) -> str:
         """Open one more port for these services, and return its endpoint. With credentials it speaks TLS."""
         server = grpc.server(ThreadPoolExecutor(16))
@@ -141,7 +154,10 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
             add_ImageGenerationAsyncServiceServicer_to_server(self, server)
         if operations:
             add_OperationServiceServicer_to_server(self, server)
-        listen = "127.0.0.1:0"
+        if self.scope is not None:
+            check: Any = grpc.unary_unary_rpc_method_handler(self._check)
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),))
+        listen = f"127.0.0.1:{port}"
         port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
         server.start()
         self._servers.append(server)
@@ -160,10 +176,19 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
             server.stop(None).wait()
 
     def Generate(self, request: ImageGenerationRequest, context: grpc.ServicerContext) -> Operation:
+        call, scope = _call(request, context), self.scope
+        self._announce(context)
         with self._lock:
-            self.executions.append(_call(request, context))
+            self.submits.append(call)
             answer = next(self._generate, alone)
-        operation = Operation(id=self.bought(request))
+            name = (scope, call.metadata["idempotency-key"]) if scope else None  # some who call have no key
+            known = self._known.get(name) if name else None
+        if known is None:
+            self.executions.append(call)
+            known = self.bought(request)
+            if name:
+                self._known[name] = known
+        operation = Operation(id=known)
         answer(operation, context)
         return operation
 
@@ -181,6 +206,14 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
 
     def Cancel(self, request: CancelOperationRequest, context: grpc.ServicerContext) -> Operation:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "nobody has seen the real service cancel an image")
+
+    def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self._announce(context)
+        return b""
+
+    def _announce(self, context: grpc.ServicerContext) -> None:
+        if self.scope is not None:
+            context.send_initial_metadata((("idempotency-scope", self.scope),))
 
 
 def _call(request: Message, context: grpc.ServicerContext) -> Call:

@@ -34,7 +34,8 @@ FIRST = f"fbv{0:017}"
 """The id of the first operation of a `Foreign` server."""
 NOBODY = "http://127.0.0.1:1"
 """An endpoint where nobody listens."""
-ERROR_KEYS = {"error", "message", "code", "details", "operation_id", "request_id", "billed", "resend", "exit", "next"}
+ERROR_KEYS = {"error", "message", "code", "details", "operation_id", "request_id", "idempotency_key"}
+ERROR_KEYS |= {"retry_after", "billed", "resend", "exit", "next"}
 
 Serve = Callable[..., tuple[Foreign, str]]
 
@@ -298,7 +299,7 @@ class TestErrors:
             ({"generate": [refused(grpc.StatusCode.UNAUTHENTICATED)]}, errors.Unauthenticated),
             ({"generate": [refused(grpc.StatusCode.PERMISSION_DENIED)]}, errors.PermissionDenied),
             ({"reads": [refused(grpc.StatusCode.NOT_FOUND)]}, errors.NotFound),
-            ({"generate": [refused(grpc.StatusCode.RESOURCE_EXHAUSTED)]}, errors.QuotaExceeded),
+            ({"generate": [refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "5000 a day")]}, errors.QuotaExceeded),
             ({"generate": [refused(grpc.StatusCode.INTERNAL)]}, errors.OutcomeUnknown),
             ({"reads": [failed(13, "broken")]}, errors.OperationFailed),
             ({"reads": [failed(1, "cancelled")]}, errors.OperationCancelled),

@@ -3,8 +3,9 @@
 import asyncio
 import inspect
 from collections.abc import Callable
+from itertools import pairwise
 from math import inf
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import pytest
@@ -17,24 +18,29 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from yandexart_grpc import (
     ConfigurationError,
+    InvalidRequest,
     NotFound,
     OperationTimeout,
     OutcomeUnknown,
     PermissionDenied,
     ProtocolError,
     QuotaExceeded,
+    Unavailable,
+    YandexArtError,
 )
 from yandexart_grpc._budget import SLOW_FOR
 from yandexart_grpc._drive import AsyncNaps, Naps, adrive, drive
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Answer, Step, Steps
-from yandexart_grpc._submit import submit
+from yandexart_grpc._step import Answer, Probe, Step, Steps
+from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._wait import LONGEST_BACKOFF, LONGEST_HOLD, PASSING, order, watch
 from yandexart_grpc.settings import Limits
 from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation, Status
 
 MODEL = "art://b1g/yandex-art/latest"
 REQUEST = ImageGenerationRequest(model_uri=MODEL)
+KEY = "k1"
+SERVER = Probe("host:1")
 READ = GetOperationRequest(operation_id="x")
 NOT_YET = Answer(Operation(id="x"))
 
@@ -54,7 +60,13 @@ class Failed(grpc.RpcError):
 
     def __init__(self, code: StatusCode, details: str = "said the server", **trailing: str | bytes) -> None:
         self.status, self.text = code, details
+        self.initial: list[tuple[str, str]] | None = None
         self.trailing = [("x-request-id", "r1"), *((key.replace("_", "-"), value) for key, value in trailing.items())]
+
+    def announcing(self, scope: str | None) -> Self:
+        """The same failure of a server that announces where it keeps idempotency keys."""
+        self.initial = [("idempotency-scope", scope)] if scope else None
+        return self
 
     def code(self) -> StatusCode:
         return self.status
@@ -62,8 +74,19 @@ class Failed(grpc.RpcError):
     def details(self) -> str:
         return self.text
 
+    def initial_metadata(self) -> Any:
+        return self.initial
+
     def trailing_metadata(self) -> Any:
         return self.trailing
+
+
+class Unreached(Failed):
+    """A failed call of which no server knows."""
+
+    def __init__(self, code: StatusCode = StatusCode.UNAVAILABLE) -> None:
+        super().__init__(code, "said nobody")
+        self.trailing = []
 
 
 class Clock:
@@ -84,6 +107,8 @@ def pace_on(
     submits: float = 6000.0,
     seen: float | None = None,
     plans_changed: Callable[[], None] = lambda: None,
+    connected: bool = True,
+    scope: str | None = None,
 ) -> Pace:
     """What waits share, with 64 durations of `seen` seconds already learned where that is given."""
     limits = Limits(
@@ -94,7 +119,9 @@ def pace_on(
         reads_per_second=reads,
         submits_per_minute=submits,
     )
-    return Pace(limits, clock, {MODEL: [seen] * 64} if seen else {}, plans_changed)
+    pace = Pace(limits, clock, {MODEL: [seen] * 64} if seen else {}, plans_changed, SERVER.target)
+    pace.connected, pace.scope = connected, scope
+    return pace
 
 
 class Driven:
@@ -117,7 +144,7 @@ class Driven:
         self.called = self.sleep_to_call(self.steps.send(answer))
         return self.called
 
-    def fail(self, error: Failed) -> Step:
+    def fail(self, error: Exception) -> Step:
         """The next call, when this one fails."""
         self.called = self.sleep_to_call(self.steps.throw(error))
         return self.called
@@ -383,22 +410,94 @@ def test_a_hold_that_breaks_is_tried_again() -> None:
     assert (step.hold, step.reconnect) == (30, True)
 
 
-# ── submits ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── submits: money ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+ORDER = Step(request=REQUEST, timeout=30.0, key=KEY)
+UNKNOWN = ["UNAVAILABLE", "INTERNAL", "UNKNOWN", "ABORTED", "DEADLINE_EXCEEDED", "CANCELLED", "DATA_LOSS"]
+LOST = Failed(StatusCode.UNAVAILABLE, "lost")
+
+
+def here(scope: str | None = "s1") -> Answer:
+    """What a probe brings."""
+    return Answer(Operation(), scope=scope)
 
 
 def submitting(pace: Pace | None = None, deadline: float = inf) -> Driven:
     pace = pace or pace_on(Clock())
     assert isinstance(pace.now, Clock)
-    return Driven(submit(REQUEST, pace, deadline), pace.now)
+    return Driven(submit(REQUEST, pace, deadline, KEY), pace.now)
 
 
-def test_a_submit_is_made_once() -> None:
-    """A submit is one call, at once, and returns the operation; what the server announces about holding is remembered."""
+def keeping(clock: Clock | None = None) -> Pace:
+    """A client whose server has announced where it keeps idempotency keys."""
+    return pace_on(clock or Clock(), scope="s1")
+
+
+def ends(driven: Driven, error: Exception, kind: type[YandexArtError], words: str) -> YandexArtError:
+    """The error with which the machine ends when its call fails so."""
+    with pytest.raises(kind, match=words) as caught:
+        driven.fail(error)
+    assert type(caught.value) is kind
+    return caught.value
+
+
+def test_a_submit_is_one_call() -> None:
+    """A submit is one call with its key, at once, and returns the operation; what the server announces is remembered."""
     pace = pace_on(Clock())
     driven = submitting(pace, deadline=5.0)
-    assert driven.called == Step(request=REQUEST, timeout=5.0)
-    assert driven.end(NOT_YET._replace(holds=True)) is NOT_YET.operation
-    assert pace.holds is True
+    assert driven.called == ORDER._replace(timeout=5.0)
+    assert driven.end(NOT_YET._replace(holds=True, scope="s1")) is NOT_YET.operation
+    assert (pace.holds, pace.scope) == (True, "s1")
+
+
+def test_an_order_begins_with_a_harmless_question() -> None:
+    """Where it is not known that the server is there, that is asked first, and what it announces is remembered."""
+    pace = pace_on(Clock(), connected=False)
+    driven = submitting(pace, deadline=5.0)
+    assert driven.called == Step(request=SERVER, timeout=5.0)
+    assert driven.answer(here(), after=1.0) == ORDER._replace(timeout=4.0)
+    assert (pace.connected, pace.scope) == (True, "s1")
+    assert submitting(pace).called == ORDER
+
+
+@pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED])
+def test_a_server_that_is_not_there_has_got_nothing(code: StatusCode) -> None:
+    """Before anything was sent, an attempt to connect that fails is a clean failure at once."""
+    driven = submitting(pace_on(Clock(), connected=False))
+    error = ends(driven, Unreached(code), Unavailable, "host:1 cannot be reached, and nothing was ordered")
+    assert (error.billed, error.resend, driven.clock.time) == ("no", "safe", 0)
+
+
+@pytest.mark.parametrize("code", [code for code in StatusCode if code is not StatusCode.OK])
+def test_any_answer_of_the_server_tells_that_it_is_there(code: StatusCode) -> None:
+    """A server that does not know the question, or does not like it, is there all the same; it may announce its scope."""
+    pace = pace_on(Clock(), connected=False)
+    assert submitting(pace).fail(Failed(code).announcing("s1")) == ORDER
+    assert pace.scope == "s1"
+
+
+def test_whatever_announces_something_is_a_server() -> None:
+    """A failure that comes with metadata came from the server, whichever code it has."""
+    assert submitting(pace_on(Clock(), connected=False)).fail(Unreached().announcing("s1")) == ORDER
+
+
+def test_only_the_server_that_takes_orders_tells_where_it_keeps_keys() -> None:
+    """A server that is merely read from may be connected to; what it announces says nothing about orders."""
+    pace = pace_on(Clock(), connected=False)
+    asking = connect("host:2", pace, inf)
+    assert next(asking).request == Probe("host:2")
+    with pytest.raises(StopIteration):
+        asking.send(here("s2"))
+    assert (pace.connected, pace.scope) == (False, None)
+
+
+def test_no_order_is_sent_after_its_time() -> None:
+    """When the time is up before anything was sent, nothing is sent, and that is said."""
+    driven = submitting(pace_on(Clock(), connected=False), deadline=1.0)
+    with pytest.raises(Unavailable, match="the time was up before anything was ordered") as caught:
+        driven.answer(here(), after=1.0)
+    assert caught.value.billed == "no"
 
 
 def test_submits_are_paced() -> None:
@@ -419,42 +518,247 @@ def test_submits_are_paced() -> None:
 def test_an_order_is_a_submit_and_a_wait() -> None:
     """An order goes from the request to the finished operation; one that is done at once is not asked about."""
     clock = Clock()
-    driven = Driven(order(REQUEST, pace_on(clock), inf), clock)
+    driven = Driven(order(REQUEST, pace_on(clock), inf, KEY), clock)
     assert driven.answer(NOT_YET).request == READ
     assert driven.end(done()).done
-    assert Driven(order(REQUEST, pace_on(clock), inf), clock).end(done()).done
-
-
-UNKNOWN = ["UNAVAILABLE", "INTERNAL", "UNKNOWN", "ABORTED", "DEADLINE_EXCEEDED", "CANCELLED", "DATA_LOSS"]
+    assert Driven(order(REQUEST, pace_on(clock), inf, KEY), clock).end(done()).done
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_lost_answer_is_an_unknown_outcome(name: str) -> None:
-    """When the request may have arrived, the error says that the picture may be paid for and that resending is unsafe."""
+    """Toward a server that announces nothing, an order whose answer was lost is not repeated; the error tells the key."""
+    error = ends(submitting(), Failed(StatusCode[name]), OutcomeUnknown, "not sent again.*idempotency_key='k1' asks again")
+    assert (error.billed, error.resend, error.code) == ("unknown", "unsafe", StatusCode[name])
+    assert error.request_id == "r1"
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_lost_answer_is_asked_for_again_where_the_key_is_known(name: str) -> None:
+    """The server that announced a scope is asked whether it is there, and has it still; then it gets the same order again."""
+    pace = keeping()
+    driven = submitting(pace)
+    assert driven.fail(Failed(StatusCode[name])) == Step(request=SERVER, timeout=30.0, reconnect=True)
+    assert driven.clock.time == pytest.approx(0.1)
+    assert not pace.connected
+    assert driven.answer(here()) == ORDER
+    assert driven.end(NOT_YET._replace(scope="s1")).id == "x"
+
+
+def test_a_scope_may_be_announced_with_the_failure() -> None:
+    """A client that did not know the scope when it sent the order learns it from the initial metadata of the failed call."""
     driven = submitting()
-    with pytest.raises(OutcomeUnknown) as caught:
-        driven.fail(Failed(StatusCode[name]))
-    assert (caught.value.billed, caught.value.resend, caught.value.code) == ("unknown", "unsafe", StatusCode[name])
-    assert caught.value.request_id == "r1"
+    assert driven.fail(Failed(StatusCode.INTERNAL).announcing("s1")).request == SERVER
+    assert driven.answer(here()) == ORDER
 
 
-@pytest.mark.parametrize("code", [code for code in StatusCode if code.name not in [*UNKNOWN, "OK"]])
+@pytest.mark.parametrize(
+    ("scope", "words"), [("s2", "another store now, so it was not sent again"), (None, "does not announce any more")]
+)
+def test_a_server_that_would_not_know_the_key_is_not_asked_again(scope: str | None, words: str) -> None:
+    """When the server comes back with another store, or with none, the order is not repeated."""
+    driven = submitting(keeping())
+    driven.fail(LOST)
+    with pytest.raises(OutcomeUnknown, match=words) as caught:
+        driven.answer(here(scope))
+    assert (caught.value.billed, caught.value.__cause__) == ("unknown", LOST)
+
+
+def test_two_stores_that_may_both_have_the_order_end_it() -> None:
+    """A repetition that reaches another store than the first attempt, and is lost as well, is the last one."""
+    driven = submitting(keeping())
+    driven.fail(LOST)
+    driven.answer(here())
+    ends(driven, Failed(StatusCode.INTERNAL).announcing("s2"), OutcomeUnknown, "another store")
+
+
+def test_a_server_that_stays_away_is_asked_until_the_deadline() -> None:
+    """Questions become rarer, up to one in five seconds; at the deadline the outcome is unknown, with the last failure."""
+    driven = submitting(keeping(), deadline=60.0)
+    times, gone = [0.0], Unreached()
+    driven.fail(LOST)
+
+    def ask() -> None:
+        times.append(driven.clock.time)
+        assert driven.called.request == SERVER
+        driven.fail(gone)
+
+    with pytest.raises(OutcomeUnknown, match=r"UNAVAILABLE: lost; .* no answer came until the timeout") as caught:
+        repeat(ask)
+    pauses = [after - before for before, after in pairwise(times)]
+    assert pauses[:6] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
+    assert pauses[6:] == pytest.approx([5.0] * len(pauses[6:]))
+    assert 55 <= times[-1] < 60
+    assert caught.value.__cause__ is gone
+
+
+def test_an_order_that_is_lost_again_is_made_sure_of_again() -> None:
+    """Every repetition follows a question of its own, later each time."""
+    driven = submitting(keeping())
+    times = []
+    for _ in range(5):
+        assert driven.fail(LOST).request == SERVER
+        times.append(driven.clock.time)
+        assert driven.answer(here()) == ORDER
+    assert times == pytest.approx([0.1, 0.3, 0.7, 1.5, 3.1])
+    assert driven.end(NOT_YET)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (StatusCode.INVALID_ARGUMENT, InvalidRequest),
+        (StatusCode.OUT_OF_RANGE, InvalidRequest),
+        (StatusCode.ALREADY_EXISTS, InvalidRequest),
+        (StatusCode.FAILED_PRECONDITION, OutcomeUnknown),
+        (StatusCode.UNAUTHENTICATED, OutcomeUnknown),
+        (StatusCode.PERMISSION_DENIED, OutcomeUnknown),
+        (StatusCode.UNIMPLEMENTED, OutcomeUnknown),
+    ],
+)
+def test_a_refusal_after_a_lost_answer(code: StatusCode, kind: type[YandexArtError]) -> None:
+    """A refusal of the request holds for the attempt that was lost; one of the caller tells nothing of what came before."""
+    driven = submitting(keeping())
+    driven.fail(LOST)
+    driven.answer(here())
+    ends(driven, Failed(code), kind, f"{code.name}: said the server")
+
+
+def test_a_client_that_is_closed_in_doubt_says_so() -> None:
+    """What ends an order between its attempts leaves the outcome unknown, whatever it is."""
+    driven = submitting(keeping())
+    driven.fail(LOST)
+    ends(driven, ConfigurationError("this client is closed"), OutcomeUnknown, "lost; .* and then: this client is closed")
+    ends(submitting(keeping()), ConfigurationError("this client is closed"), ConfigurationError, "^this client is closed$")
+
+
+def test_repetitions_share_one_budget_of_the_process() -> None:
+    """Of many orders that are lost together fifty are repeated at once, and five a second after that, whichever client's."""
+    clock = Clock()
+    machines = [Driven(submit(REQUEST, keeping(clock), inf, KEY), clock).steps for _ in range(60)]
+    asleep = [(0.0, machine, machine.throw(LOST)) for machine in machines]
+    repeated = []
+    while asleep:
+        start, machine, step = min(asleep, key=lambda nap: nap[0] + nap[2].after)
+        asleep.remove((start, machine, step))
+        clock.time = max(clock.time, start + step.after)
+        step = machine.send(None)
+        if step.request is None:
+            asleep.append((clock.time, machine, step))
+        else:
+            repeated.append(clock.time)
+    assert repeated[:50] == pytest.approx([0.1] * 50)
+    assert repeated[50:] == pytest.approx([0.3 + 0.2 * number for number in range(10)])
+
+
+def test_what_succeeds_pays_for_repetitions() -> None:
+    """Ten orders that are accepted let one more be repeated; those of Yandex do not count."""
+    clock = Clock()
+    pace = keeping(clock)
+    numbers = [pace.resends.take() for _ in range(60)]
+    assert pace.resends.opens(numbers[50]) == pytest.approx(0.2)
+    for _ in range(10):
+        submitting(pace).end(NOT_YET._replace(scope="s1"))
+    assert pace.resends.opens(numbers[50]) == pytest.approx(0.0)
+    submitting(pace).end(NOT_YET)
+    assert pace.resends.opens(numbers[51]) == pytest.approx(0.2)
+
+
+def test_a_fork_and_another_server_have_budgets_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of one process share the budget for one server, and no other."""
+    clock = Clock()
+    pace, other = keeping(clock), keeping(clock)
+    ours = pace.resends
+    assert other.resends is ours
+    other.target = "host:2"
+    assert other.resends is not ours
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    assert pace.resends is not ours
+
+
+def test_no_repetition_waits_for_a_turn_beyond_the_deadline() -> None:
+    """When too many orders wait to be repeated, that is said at once."""
+    clock = Clock()
+    pace = keeping(clock)
+    for _ in range(100):
+        pace.resends.take()
+    ends(submitting(pace, deadline=5.0), LOST, OutcomeUnknown, "too many orders wait to be sent again")
+    assert clock.time == 0
+
+
+@pytest.mark.parametrize("code", [code for code in StatusCode if code.name not in [*UNKNOWN, "OK", "RESOURCE_EXHAUSTED"]])
 def test_a_refusal_has_bought_nothing(code: StatusCode) -> None:
     """When the server refuses, the error says that nothing is paid for and that resending is safe."""
-    driven = submitting()
-    with pytest.raises(Exception, match="said the server") as caught:
+    driven = submitting(keeping())
+    with pytest.raises(YandexArtError, match="said the server") as caught:
         driven.fail(Failed(code))
-    assert (caught.value.billed, caught.value.resend) == ("no", "safe")  # type: ignore[attr-defined]  # a YandexArtError
+    assert (caught.value.billed, caught.value.resend) == ("no", "safe")
+
+
+def test_a_quota_is_waited_for() -> None:
+    """A quota has refused before work: the same order goes again, later each time up to ten seconds, with no other question."""
+    driven = submitting()
+    times = [0.0]
+    for _ in range(7):
+        assert driven.fail(Failed(StatusCode.RESOURCE_EXHAUSTED, "quota limit exceed: allowed 10 requests")) == ORDER
+        times.append(driven.clock.time)
+    pauses = [after - before for before, after in pairwise(times)]
+    assert pauses == pytest.approx([1, 2, 4, 8, 10, 10, 10])
+    assert driven.end(NOT_YET)
+
+
+def test_a_quota_is_waited_for_as_long_as_the_server_says() -> None:
+    """When the server says after how long to come again, nobody of the client comes earlier."""
+    clock = Clock()
+    pace = pace_on(clock)
+    driven = submitting(pace)
+    assert driven.fail(Failed(StatusCode.RESOURCE_EXHAUSTED, grpc_retry_pushback_ms="7250")) == ORDER
+    assert clock.time == pytest.approx(7.25)
+    clock.time = 0.0
+    assert submitting(pace).called == ORDER
+    assert clock.time == pytest.approx(7.25)
+
+
+def test_a_quota_slows_the_others_down() -> None:
+    """After a refusal that names no time, the client submits at half its rate for a while."""
+    clock = Clock()
+    pace = pace_on(clock, submits=600)
+    submitting(pace).steps.throw(Failed(StatusCode.RESOURCE_EXHAUSTED))
+    opened = [pace.submits.opens(pace.submits.take()) for _ in range(60)]
+    assert opened[-1] - opened[-6] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("told", "deadline"), [({}, 0.9), ({"grpc_retry_pushback_ms": "7250"}, 7.0)])
+def test_a_quota_that_outlasts_the_wait_is_said_at_once(told: dict[str, str], deadline: float) -> None:
+    """When the next attempt would come after the deadline, nobody waits for it."""
+    driven = submitting(deadline=deadline)
+    error = ends(driven, Failed(StatusCode.RESOURCE_EXHAUSTED, "no more", **told), QuotaExceeded, "no more")
+    assert (error.billed, error.resend, driven.clock.time) == ("no", "safe", 0)
+
+
+@pytest.mark.parametrize(
+    "words", ["5000 requests per day", "Daily limit reached", "requests_per_day", "превышена квота за сутки", "лимит на день"]
+)
+def test_the_quota_of_a_day_is_not_waited_for(words: str) -> None:
+    """A quota that comes back tomorrow is an error at once."""
+    driven = submitting()
+    ends(driven, Failed(StatusCode.RESOURCE_EXHAUSTED, words), QuotaExceeded, words)
+    assert driven.clock.time == 0
 
 
 def test_a_quota_is_told_apart_from_an_answer_that_is_too_large() -> None:
-    """Both are RESOURCE_EXHAUSTED: the quota refused before work, the too large answer came after it."""
-    driven = submitting()
-    with pytest.raises(QuotaExceeded):
-        driven.fail(Failed(StatusCode.RESOURCE_EXHAUSTED, "quota limit exceed: allowed 10 requests"))
-    driven = submitting()
-    with pytest.raises(OutcomeUnknown):
-        driven.fail(Failed(StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Received message larger than max"))
+    """Both are RESOURCE_EXHAUSTED: the too large answer came after work, and would be as large a second time."""
+    error = Failed(StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Received message larger than max")
+    ends(submitting(keeping()), error, OutcomeUnknown, "max_message_bytes")
+
+
+def test_a_quota_after_a_lost_answer_leaves_the_outcome_unknown() -> None:
+    """A repetition that a quota refuses is waited for as well, and says nothing about the attempt that was lost."""
+    driven = submitting(keeping(), deadline=5.0)
+    driven.fail(LOST)
+    driven.answer(here())
+    assert driven.fail(Failed(StatusCode.RESOURCE_EXHAUSTED)).request == SERVER
+    assert driven.answer(here()).request == REQUEST
+    ends(driven, Failed(StatusCode.RESOURCE_EXHAUSTED, "per day"), OutcomeUnknown, "lost; .* per day")
 
 
 def test_an_operation_without_an_id_may_be_paid_for() -> None:
@@ -463,6 +767,38 @@ def test_an_operation_without_an_id_may_be_paid_for() -> None:
     with pytest.raises(ProtocolError) as caught:
         driven.answer(Answer(Operation()))
     assert (caught.value.billed, caught.value.resend) == ("unknown", "unsafe")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.PERMISSION_DENIED, None]),
+            st.sampled_from([None, "s1", "s2"]),
+        )
+    )
+)
+def test_no_order_is_ever_bought_twice(replies: list[tuple[StatusCode | None, str | None]]) -> None:
+    """Whatever a server answers, an order that may have been accepted goes only to the store that the first one went to, and an
+    error that claims that nothing was billed is true."""
+    driven = submitting(pace_on(Clock(), connected=False), deadline=100.0)
+    asked = bought = ended = None  # where the server said last that it keeps keys, where the order may have been accepted
+    for code, scope in replies:
+        probed = driven.called.request == SERVER
+        if not probed and bought:
+            assert (asked, driven.called.key) == (bought, KEY)
+        if not probed and code is StatusCode.UNAVAILABLE:
+            bought = bought or scope or asked or "nobody knows"
+        asked = scope if probed else asked
+        try:
+            if code is None:
+                driven.answer(here(scope) if probed else NOT_YET._replace(scope=scope))
+            else:
+                driven.fail(Failed(code).announcing(scope))
+        except (StopIteration, YandexArtError) as error:
+            ended = error
+            break
+    if isinstance(ended, YandexArtError):
+        assert ended.billed == ("unknown" if bought else "no")
 
 
 # ── the drivers ───────────────────────────────────────────────────────────────────────────────────────────────────────

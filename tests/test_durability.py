@@ -87,8 +87,8 @@ class Caller:
         return answer
 
     async def close(self) -> None:
-        """Hang up."""
-        await self._channel.close()
+        """Hang up when all calls are answered."""
+        await self._channel.close(grace=5)
 
 
 @asynccontextmanager
@@ -303,7 +303,7 @@ class TestKeys:
         async with server(Scripted()) as caller:
             code, words = await refusal(caller.begin(key=key))
         assert code is StatusCode.INVALID_ARGUMENT
-        assert "idempotency-key" in words
+        assert "idempotency_key" in words
         assert "255" in words
 
     async def test_the_store_that_knows_the_keys_is_announced(self, file: str) -> None:
@@ -312,7 +312,7 @@ class TestKeys:
         async def scopes(store: str) -> set[str]:
             found = set()
             async with server(Scripted(), store=store) as caller:
-                health = caller._channel.unary_unary("/grpc.health.v1.Health/Check")
+                health: Any = caller._channel.unary_unary("/grpc.health.v1.Health/Check")
                 for call in caller.begin(), caller.begin(""), health(b"", wait_for_ready=True):
                     found.add(dict(await call.initial_metadata())["idempotency-scope"])
                     with contextlib.suppress(grpc.RpcError):
@@ -482,8 +482,8 @@ class TestFile:
     async def test_it_survives_a_loss_of_power(self, file: str) -> None:
         """A rollback journal, and every commit is synced."""
         async with open_store(file) as store:
-            for pragma, value in (("journal_mode", "truncate"), ("synchronous", 2)):
-                assert (await store._connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar() == value
+            assert await store._do(lambda connection: connection.exec_driver_sql("PRAGMA journal_mode").scalar()) == "truncate"
+            assert await store._do(lambda connection: connection.exec_driver_sql("PRAGMA synchronous").scalar()) == 2
 
     @pytest.mark.parametrize(
         ("url", "words"),
@@ -551,6 +551,7 @@ class TestStore:
             attempts=2,
             charged=True,
             upstream="there",
+            warnings=("no seed", "no rain"),
             outcome=stubs.Status(code=3, message="no"),
         )
         async with open_store("sqlite://") as store:

@@ -5,7 +5,8 @@ import base64
 import itertools
 import socket
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import trustme
 from grpc import StatusCode
 from yandex.cloud.ai.foundation_models.v1.image_generation import image_generation_pb2, image_generation_service_pb2
 
-from tests.conftest import Face
+from tests.conftest import Face, collect
 from tests.foreign import (
     Answer,
     Foreign,
@@ -46,6 +47,7 @@ from yandexart_grpc import (
     QuotaExceeded,
     Unauthenticated,
     Unavailable,
+    YandexArt,
     YandexArtError,
 )
 
@@ -351,6 +353,155 @@ async def test_a_server_that_holds_its_answer_back_does_not_hold_the_caller(conn
 # Failures of Generate: money
 
 
+async def test_every_order_has_a_key(connect: Connect, serve: Serve) -> None:
+    """An order carries the key that the caller gave, or one of its own, as does each prompt of a map."""
+    server = serve()
+    art = connect(endpoint=server.listen())
+    await art.generate("a red cat", idempotency_key="order-7")
+    await art.submit("a red cat", idempotency_key="order-8")
+    await art.submit("a red cat")
+    await collect(art, "map", ["a red cat", "a blue dog"])
+    given, own = keys(server)[:2], keys(server)[2:]
+    assert given == ["order-7", "order-8"]
+    assert len({uuid.UUID(str(key)) for key in own}) == 3
+    assert not [call for call in server.reads if "idempotency-key" in call.metadata]
+
+
+@pytest.mark.parametrize("key", ["", "a b", "ключ", "line\n", "x" * 256, 7, b"bytes"])
+async def test_a_key_that_metadata_cannot_carry_is_refused(connect: Connect, key: Any) -> None:
+    """A wrong key is named, with what is allowed, before a connection is made: this address has no server."""
+    art = connect(endpoint="http://127.0.0.1:1")
+    for order in (art.generate, art.submit):
+        with pytest.raises(InvalidRequest, match=r"idempotency_key: .* is not 1 to 255 printable ASCII") as raised:
+            await order("a red cat", idempotency_key=key)
+        assert repr(key) in str(raised.value)
+
+
+LOSSES = {
+    "UNAVAILABLE": refused(StatusCode.UNAVAILABLE),
+    "INTERNAL": refused(StatusCode.INTERNAL),
+    "no answer in time": lambda operation, context: time.sleep(0.4),
+}
+
+
+@pytest.mark.parametrize("lost", LOSSES.values(), ids=LOSSES.keys())
+async def test_an_answer_that_was_lost_is_had_from_a_server_that_keeps_keys(connect: Connect, serve: Serve, lost: Answer) -> None:
+    """Toward a server that announces a scope, the same order with the same key brings the operation that was bought."""
+    server = serve(generate=[lost, lost], scope="s1")
+    art = connect(endpoint=server.listen(), rpc_timeout=0.3)
+    assert (await art.submit("a red cat")).id == f"fbv{0:017}"
+    assert (len(server.executions), len(set(keys(server)))) == (1, 1)
+    assert len(server.submits) == 3
+    assert scope_of(art) == "s1"
+
+
+async def test_a_server_that_dies_with_an_order_is_asked_again_when_it_is_back(connect: Connect, serve: Serve) -> None:
+    """The connection breaks while the order is executed; the server comes back with its store: one operation."""
+    held = Held()
+    server = serve(generate=[held], scope="s1")
+    endpoint = server.listen()
+    ordered = asyncio.create_task(connect(endpoint=endpoint).submit("a red cat"))
+    assert await asyncio.to_thread(held.asked.wait, 10)
+    server.close()
+    held.release.set()
+    server.listen(port=int(endpoint.rpartition(":")[2]))
+    assert (await ordered).id == f"fbv{0:017}"
+    assert (len(server.executions), len(set(keys(server)))) == (1, 1)
+
+
+@pytest.mark.parametrize("scope", ["s2", None])
+async def test_a_server_that_lost_its_store_is_not_sent_the_order_again(
+    connect: Connect, serve: Serve, scope: str | None
+) -> None:
+    """When the server announces another store after the answer was lost, or none, the outcome is unknown."""
+
+    def restart(operation: Any, context: grpc.ServicerContext) -> None:
+        server.scope = scope
+        context.abort(StatusCode.UNAVAILABLE, "restarting")
+
+    server = serve(generate=[restart], scope="s1")
+    with pytest.raises(OutcomeUnknown, match=r"restarting; .* not sent again.*'order-7'") as raised:
+        await connect(endpoint=server.listen()).generate("a red cat", idempotency_key="order-7")
+    assert (raised.value.billed, raised.value.idempotency_key) == ("unknown", "order-7")
+    assert len(server.submits) == 1
+
+
+async def test_the_same_key_asks_again_after_an_unknown_outcome(connect: Connect, serve: Serve) -> None:
+    """What the error tells can be done: another client with the key of the error gets the operation that was bought."""
+    held = Held()
+    server = serve(generate=[held], scope="s1")
+    endpoint = server.listen()
+    with pytest.raises(OutcomeUnknown, match="no answer came until the timeout") as raised:
+        await connect(endpoint=endpoint).submit("a red cat", seed=1, timeout=0.2)
+    held.release.set()
+    again = connect(endpoint=endpoint)
+    assert (await again.submit("a red cat", seed=1, idempotency_key=raised.value.idempotency_key)).id == f"fbv{0:017}"
+    assert len(server.executions) == 1
+
+
+async def test_a_map_loses_nothing_to_lost_answers(connect: Connect, serve: Serve) -> None:
+    """Of many orders at once those whose answers are lost are asked for again, each with its own key."""
+    server = serve(generate=[refused(StatusCode.UNAVAILABLE)] * 10, scope="s1")
+    prompts = [f"cat {number}" for number in range(20)]
+    images = await collect(connect(endpoint=server.listen()), "map", prompts)
+    assert {image.prompt for image in images} == set(prompts)
+    assert (len(server.executions), len(set(keys(server)))) == (20, 20)
+
+
+async def test_a_quota_is_waited_for(connect: Connect, serve: Serve) -> None:
+    """An order that a quota refused goes again with its key when the server says that it may."""
+    pushback = (("grpc-retry-pushback-ms", "20"),)
+    server = serve(generate=[refused(StatusCode.RESOURCE_EXHAUSTED, "quota limit exceed", pushback)] * 2)
+    assert (await connect(endpoint=server.listen()).submit("a red cat")).id
+    assert (len(server.submits), len(set(keys(server)))) == (3, 1)
+
+
+async def test_a_quota_that_outlasts_the_wait_is_said_at_once(connect: Connect, serve: Serve) -> None:
+    """When the order could go again only after its time, nobody waits for that."""
+    pushback = (("grpc-retry-pushback-ms", "20000"),)
+    server = serve(generate=[refused(StatusCode.RESOURCE_EXHAUSTED, "quota limit exceed", pushback)])
+    with pytest.raises(QuotaExceeded, match="quota limit exceed") as raised:
+        await connect(endpoint=server.listen()).generate("a red cat")
+    assert (raised.value.billed, len(server.submits)) == ("no", 1)
+
+
+async def test_every_error_of_an_order_tells_its_key(connect: Connect, serve: Serve) -> None:
+    """Whenever an order fails, on its way, in its wait or with its image, the error has the key; of another's it has none."""
+    server = serve(
+        generate=[refused(StatusCode.PERMISSION_DENIED)], reads=[failed(3, ENGLISH), neither, failed(3, ENGLISH), *[alone] * 99]
+    )
+    art = connect(endpoint=server.listen())
+
+    async def key_of(error: type[YandexArtError], call: Awaitable[Any]) -> str | None:
+        with pytest.raises(error) as raised:
+            await call
+        return raised.value.idempotency_key
+
+    assert await key_of(InvalidRequest, art.generate("", idempotency_key="k0")) == "k0"
+    assert await key_of(PermissionDenied, art.submit("a cat", idempotency_key="k1")) == "k1"
+    assert await key_of(ContentRefused, art.generate("a cat", idempotency_key="k2")) == "k2"
+    operation = await art.submit("a cat", idempotency_key="k3")
+    assert await key_of(ProtocolError, operation.result()) == "k3"
+    assert await key_of(NotFound, (await art.operation("fbv-expired")).result()) is None
+    [result] = await collect(art, "map", ["a cat"], return_exceptions=True)
+    assert (type(result), result.idempotency_key) == (ContentRefused, keys(server)[-1])
+    assert await key_of(OperationTimeout, operation.result(timeout=0.05)) == "k3"
+    await art.close()
+    assert await key_of(ConfigurationError, art.generate("a cat", idempotency_key="k4")) == "k4"
+    assert await key_of(ConfigurationError, operation.result()) == "k3"
+
+
+async def test_warm_up_learns_where_keys_are_kept(connect: Connect, serve: Serve) -> None:
+    """Before the first order nothing is known of the server's store; `warm_up` asks, and Yandex has none to tell."""
+    art = connect(endpoint=serve(scope="s1").listen())
+    assert scope_of(art) is None
+    await art.warm_up()
+    assert scope_of(art) == "s1"
+    yandex = connect(endpoint=serve().listen())
+    await yandex.submit("a red cat")
+    assert scope_of(yandex) is None
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -369,7 +520,8 @@ async def test_a_submit_that_may_have_been_accepted_is_never_sent_again(connect:
     with pytest.raises(OutcomeUnknown, match="try later") as raised:
         await connect(endpoint=server.listen()).generate("a red cat")
     assert (raised.value.code, raised.value.billed, raised.value.resend) == (code, "unknown", "unsafe")
-    assert len(server.executions) == 1
+    assert [raised.value.idempotency_key] == keys(server)
+    assert f"idempotency_key={raised.value.idempotency_key!r} asks again" in str(raised.value)
 
 
 async def test_a_submit_without_an_answer_in_time_is_never_sent_again(connect: Connect, serve: Serve) -> None:
@@ -391,7 +543,7 @@ async def test_a_submit_without_an_answer_in_time_is_never_sent_again(connect: C
         (StatusCode.INVALID_ARGUMENT, "Specified folder ID 'x' does not match", InvalidRequest),
         (StatusCode.FAILED_PRECONDITION, "Using this model is not allowed", InvalidRequest),
         (StatusCode.PERMISSION_DENIED, "Permission denied", PermissionDenied),
-        (StatusCode.RESOURCE_EXHAUSTED, "quota limit exceed: allowed 10 requests", QuotaExceeded),
+        (StatusCode.RESOURCE_EXHAUSTED, "quota limit exceed: allowed 5000 requests per day", QuotaExceeded),
         (StatusCode.UNAUTHENTICATED, "Unknown api key", Unauthenticated),
     ],
 )
@@ -494,6 +646,17 @@ async def test_a_cancelled_generate_leaves_the_client_usable(serve: Serve, durin
         await cancelled(asyncio.create_task(art.generate("a red cat")), held)
         held.release.set()
         assert (await art.generate("a red cat")).data == PICTURE
+
+
+def keys(server: Foreign) -> list[str | bytes]:
+    """The key of every order that arrived."""
+    return [call.metadata["idempotency-key"] for call in server.submits]
+
+
+def scope_of(face: Face) -> str | None:
+    """What the client tells of the server's store."""
+    assert isinstance(face.behind, YandexArt | AsyncYandexArt)
+    return face.behind.idempotency_scope
 
 
 async def cancelled(task: "asyncio.Task[Any]", held: Held) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.conftest import Face
+from tests.conftest import Face, collect
 from yandexart_grpc import (
     AsyncYandexArt,
     ConfigurationError,
@@ -34,18 +34,6 @@ from yandexart_grpc.server.backends.demo import draw
 Connect = Callable[..., Face]
 
 PICTURE = draw("any", seed=1, width_ratio=1, height_ratio=1)
-
-
-async def collect(face: Face, method: str, *args: Any, into: list[Any] | None = None, **kwargs: Any) -> list[Any]:
-    """Everything that an iterator of either client yields; `into` keeps what comes before an error."""
-    items = getattr(face.behind, method)(*args, **kwargs)
-    into = [] if into is None else into
-    if isinstance(face.behind, YandexArt):
-        await asyncio.to_thread(into.extend, items)
-    else:
-        async for item in items:
-            into.append(item)
-    return into
 
 
 # ── map ───────────────────────────────────────────────────────────────────────────────────────────────────────────────

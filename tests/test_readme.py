@@ -18,6 +18,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 SECTIONS = dict(section.split("\n", 1) for section in README.split("\n## ")[1:])
 PYTHON = [(title, code) for title, text in SECTIONS.items() for code in re.findall(r"(?s)```python\n(.+?)```", text)]
 COMMANDS = re.findall(r"^yandexart generate .+$", README, re.MULTILINE)
+BATCHES = re.findall(r"^printf .+ \| yandexart batch .+$", README, re.MULTILINE)
 
 
 def run(server: Embedded, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -45,17 +46,27 @@ def test_every_command_runs(command: str, server: Embedded, tmp_path: Path) -> N
     assert len(list(tmp_path.glob("*.jpeg"))) == 1
 
 
+@pytest.mark.parametrize("command", BATCHES)
+def test_every_batch_runs(command: str, server: Embedded, tmp_path: Path) -> None:
+    """Each command that makes a folder of pictures makes one, with a picture of each prompt."""
+    done = run(server, tmp_path, "sh", "-c", command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / "pictures").glob("*.jpeg"))) == 2
+
+
 def test_there_are_examples_of_everything() -> None:
     """Blocking code, asyncio, stubs, tests and the command line each have one, of about ten lines."""
     assert [title for title, _ in PYTHON] == [
         "In blocking code",
         "Many at once",
+        "A file of prompts",
         "In asyncio",
         "With the stubs alone",
         "In your tests",
     ]
     assert all(code.count("\n") <= 15 for _, code in PYTHON)
     assert len(COMMANDS) == 2
+    assert len(BATCHES) == 1
 
 
 def test_every_command_and_option_is_documented() -> None:

@@ -37,7 +37,7 @@ class Budget:
         """The time at which that number may go, as it looks now."""
         missing = (number - self._burst - self._base) / self.rate
         slow = max(0.0, self._slow_until - self._since) / 2
-        return self._since + (2 * missing if missing < slow else missing + slow)
+        return self._since + max(0.0, 2 * missing if missing < slow else missing + slow)
 
     def turn(self, deadline: float = inf) -> Generator[Step, None, bool]:
         """Sleep until it is the caller's turn, and return True; or False at once when that is not before the deadline."""
@@ -60,6 +60,11 @@ class Budget:
     def pause(self, seconds: float) -> None:
         """Let nothing go for that long."""
         self._rebase(self._now() + seconds, slow_until=self._slow_until)
+
+    def credit(self, tokens: float) -> None:
+        """Add to what has flowed in; beyond a burst it is lost, as ever."""
+        with self._lock:
+            self._base += tokens
 
     def _rebase(self, since: float, *, slow_until: float) -> None:
         with self._lock:

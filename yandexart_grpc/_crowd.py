@@ -90,15 +90,22 @@ class Crowd(Generic[Key]):
         else:
             self._go_on(key, steps, partial(steps.send, answer))
 
+    def _start(self, key: Key, steps: Steps, step: Step) -> None:
+        try:
+            call = self._begin(step)
+        except YandexArtError as error:
+            self._go_on(key, steps, partial(steps.throw, error))
+        else:
+            self._calling[call] = (key, steps)
+            call.add_done_callback(self._events.put)
+
     def _go_on(self, key: Key, steps: Steps, resume: Callable[[], Step]) -> None:
         try:
             step = resume()
             if step.request is None:
                 heapq.heappush(self._sleeping, (time.monotonic() + step.after, next(self._order), key, steps))
             else:
-                call = self._begin(step)
-                self._calling[call] = (key, steps)
-                call.add_done_callback(self._events.put)
+                self._start(key, steps, step)
         except StopIteration as finished:
             self.end(key, finished.value)
         except YandexArtError as error:

@@ -6,12 +6,15 @@ change.
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from typing import TypeVar
 
 from grpc import RpcError
 
-from yandexart_grpc._step import Answer, Step, Steps
-from yandexart_grpc.stubs import Operation
+from yandexart_grpc._step import Answer, Step
+from yandexart_grpc.errors import YandexArtError
+
+Result = TypeVar("Result")
 
 
 class Naps:
@@ -72,7 +75,7 @@ def _wake(sleeper: "asyncio.Future[None]") -> None:
         sleeper.set_result(None)
 
 
-def drive(steps: Steps, call: Callable[[Step], Answer], nap: Callable[[float], None]) -> Operation:
+def drive(steps: Generator[Step, Answer | None, Result], call: Callable[[Step], Answer], nap: Callable[[float], None]) -> Result:
     """Run one machine with blocking calls."""
     try:
         step = next(steps)
@@ -83,18 +86,22 @@ def drive(steps: Steps, call: Callable[[Step], Answer], nap: Callable[[float], N
                 continue
             try:
                 answer = call(step)
-            except RpcError as error:
+            except (RpcError, YandexArtError) as error:
                 step = steps.throw(error)
             else:
                 step = steps.send(answer)
     except StopIteration as finished:
-        operation: Operation = finished.value
-        return operation
+        result: Result = finished.value
+        return result
     finally:
         steps.close()
 
 
-async def adrive(steps: Steps, call: Callable[[Step], Awaitable[Answer]], nap: Callable[[float], Awaitable[None]]) -> Operation:
+async def adrive(
+    steps: Generator[Step, Answer | None, Result],
+    call: Callable[[Step], Awaitable[Answer]],
+    nap: Callable[[float], Awaitable[None]],
+) -> Result:
     """Run one machine with awaited calls: the same text as `drive`."""
     try:
         step = next(steps)
@@ -105,12 +112,12 @@ async def adrive(steps: Steps, call: Callable[[Step], Awaitable[Answer]], nap: C
                 continue
             try:
                 answer = await call(step)
-            except RpcError as error:
+            except (RpcError, YandexArtError) as error:
                 step = steps.throw(error)
             else:
                 step = steps.send(answer)
     except StopIteration as finished:
-        operation: Operation = finished.value
-        return operation
+        result: Result = finished.value
+        return result
     finally:
         steps.close()

@@ -1,15 +1,29 @@
-"""What all waits of one client share: what was learned about durations, the budgets, and whether the server holds reads."""
+"""What all waits of one client share: what was learned about durations, the budgets, and what is known of the server."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from math import inf
+
+from grpc import RpcError, StatusCode
 
 from yandexart_grpc._budget import Budget
 from yandexart_grpc._plan import WINDOW, Law, default_patience
+from yandexart_grpc.errors import failure
 from yandexart_grpc.settings import Limits
 
 READ_BURST, SUBMIT_BURST = 5, 50
 """How many calls may go at once after a quiet time."""
+RESENDS_PER_SECOND, RESEND_BURST, RESENDS_PER_SUCCESS = 5.0, 50, 0.1
+"""How many orders a process sends again to one server, so that a server that is down is not kept down (as gRFC A6 does). The
+trickle lets a process go on in which everybody waits."""
+
+
+@cache
+def _resends(process: int, target: str, now: Callable[[], float]) -> Budget:
+    """The budget that all clients of a process share; what came through a fork is another's."""
+    return Budget(RESENDS_PER_SECOND, RESEND_BURST, now)
 
 
 class Pace:
@@ -21,10 +35,16 @@ class Pace:
         now: Callable[[], float],
         history: Mapping[str, Iterable[float]],
         plans_changed: Callable[[], None],
+        target: str = "",
     ) -> None:
         """`now` is a monotonic clock, `history` has durations in seconds by model URI, and `plans_changed` is called when those
-        who sleep until a planned time should look again.
+        who sleep until a planned time should look again. `target` is the server that takes orders.
         """
+        self.target = target
+        self.connected = False
+        """Whether that server has answered, and nothing since has cast doubt on the connection."""
+        self.scope: str | None = None
+        """The store in which it keeps idempotency keys, as it announced last."""
         self.now = now
         self.rpc_timeout = limits.rpc_timeout
         self.reads = Budget(limits.reads_per_second, READ_BURST, now)
@@ -40,6 +60,20 @@ class Pace:
     def deadline(self, span: float | None) -> float:
         """When a wait that begins now and may take `span` seconds has to end."""
         return inf if span is None else self.now() + span
+
+    def failed(self, error: RpcError) -> None:
+        """Take note of a call that failed: two codes may mean that the connection is gone."""
+        if failure(error).code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
+            self.connected = False
+
+    @property
+    def resends(self) -> Budget:
+        """The turns of orders that are sent again."""
+        return _resends(os.getpid(), self.target, self.now)
+
+    def credit(self) -> None:
+        """Count an order that was accepted towards those that may be sent again."""
+        self.resends.credit(RESENDS_PER_SUCCESS)
 
     @property
     def patience(self) -> float:

@@ -1,26 +1,36 @@
 """What the core says to its drivers, and what it is told: the words between deciding and performing."""
 
-from collections.abc import Generator
-from typing import NamedTuple
+from collections.abc import Generator, Iterable
+from typing import NamedTuple, Self
 
 from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation
+
+Metadata = Iterable[tuple[str, str | bytes]] | None
+
+
+class Probe(NamedTuple):
+    """A question that changes nothing: whether the server at `target` is there."""
+
+    target: str
 
 
 class Step(NamedTuple):
     """Make a call; or, without a request, sleep for `after` seconds or until plans change."""
 
     after: float = 0.0
-    request: ImageGenerationRequest | GetOperationRequest | None = None
+    request: ImageGenerationRequest | GetOperationRequest | Probe | None = None
     timeout: float = 0.0
     """Seconds for the answer."""
     hold: int | None = None
     """Seconds that the server may hold a read until the operation is done."""
     reconnect: bool = False
     """Whether to wait for a broken connection to be mended instead of failing at once."""
+    key: str | None = None
+    """The idempotency key of an order."""
 
 
 def is_read(step: Step) -> bool:
-    """Whether the call asks about an operation; otherwise it orders one."""
+    """Whether the call asks about an operation."""
     return isinstance(step.request, GetOperationRequest)
 
 
@@ -28,8 +38,18 @@ class Answer(NamedTuple):
     """What a call brought."""
 
     operation: Operation
+    """An empty one for a probe."""
     holds: bool = False
     """Whether the server announced that it holds reads."""
+    scope: str | None = None
+    """The store in which the server announced that it keeps idempotency keys."""
+
+    @classmethod
+    def heard(cls, operation: Operation, metadata: Metadata) -> Self:
+        """The answer with what the server announced in its initial metadata: `preference-applied` is of RFC 7240."""
+        announced = dict(metadata or ())
+        scope = announced.get("idempotency-scope")
+        return cls(operation, announced.get("preference-applied") == "wait", str(scope) if scope else None)
 
 
 Steps = Generator[Step, Answer | None, Operation]

@@ -51,9 +51,9 @@ def is_cancelled(operation: Operation) -> bool:
     return operation.WhichOneof("result") == "error" and operation.error.code == StatusCode.CANCELLED.value[0]
 
 
-def order(request: ImageGenerationRequest, pace: Pace, deadline: float) -> Steps:
+def order(request: ImageGenerationRequest, pace: Pace, deadline: float, key: str) -> Steps:
     """Submit, then watch: see there."""
-    operation = yield from submit(request, pace, deadline)
+    operation = yield from submit(request, pace, deadline, key)
     if finished(operation):
         return operation
     return (yield from watch(operation.id, pace, deadline, model=request.model_uri, born=pace.now()))

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
-from math import inf
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, Unpack, overload
 
@@ -18,14 +17,14 @@ import grpc
 from yandexart_grpc import _history, channel, stubs
 from yandexart_grpc._drive import AsyncNaps, adrive
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Answer, Step, Steps, is_read
-from yandexart_grpc._submit import submit
+from yandexart_grpc._step import Answer, Probe, Step, Steps, is_read
+from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._tasks import Tasks
 from yandexart_grpc._wait import order
-from yandexart_grpc.errors import ConfigurationError, YandexArtError
+from yandexart_grpc.errors import ConfigurationError, YandexArtError, keyed
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.operation import AsyncOperation, Order
-from yandexart_grpc.request import ImageOptions, ImageRequest, Prompt, known_id, require_positive
+from yandexart_grpc.request import ImageOptions, ImageRequest, Prompt, known_id, known_key, require_positive
 from yandexart_grpc.settings import (
     MAX_MESSAGE_BYTES,
     READS_PER_SECOND,
@@ -83,20 +82,33 @@ class AsyncYandexArt:
         known = _history.load(self._settings.history)
         self._pace = Pace(self._settings.limits, time.monotonic, known, self._naps.end)
         self._link: _Link | None = None
-        self._ready = False
         self._closed = False
 
-    async def generate(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> Image:
+    async def generate(
+        self, prompt: Prompt, *, timeout: Timeout = ..., idempotency_key: str | None = None, **image: Unpack[ImageOptions]
+    ) -> Image:
         """Submit, wait, and return the image, as `YandexArt.generate` does."""
-        deadline, request = self._deadline(timeout), self._request(prompt, image)
-        return Image.from_operation(await self._drive(order(request.to_proto(), self._pace, deadline)), request)
+        key, deadline = known_key(idempotency_key), self._deadline(timeout)
+        with keyed(key):
+            request = self._request(prompt, image)
+            self._open()  # an embedded server has no address before
+            return Image.from_operation(await self._drive(order(request.to_proto(), self._pace, deadline, key)), request)
 
-    async def submit(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> AsyncOperation:
+    async def submit(
+        self, prompt: Prompt, *, timeout: Timeout = ..., idempotency_key: str | None = None, **image: Unpack[ImageOptions]
+    ) -> AsyncOperation:
         """Order an image and return as soon as its operation has an id, as `YandexArt.submit` does.
 
         When the task is cancelled before the id is known, the image may have been ordered all the same.
         """
-        return await self._submit(self._request(prompt, image), self._deadline(timeout))
+        key, deadline = known_key(idempotency_key), self._deadline(timeout)
+        with keyed(key):
+            request = self._request(prompt, image)
+            self._open()  # an embedded server has no address before
+            seen = await self._drive(submit(request.to_proto(), self._pace, deadline, key))
+        known = Order(seen.id, request, key, born=self._pace.now())
+        known.saw(seen)
+        return AsyncOperation(self, known)
 
     def operation(self, operation_id: str) -> AsyncOperation:
         """A handle for an operation that was submitted earlier, in whichever process. Nothing is sent yet.
@@ -145,7 +157,7 @@ class AsyncYandexArt:
             try:
                 return replace(await self.generate(prompt, timeout=timeout, **image), index=index)
             except YandexArtError as error:
-                return outcome(error, index=index)
+                return outcome(error, index=index, key=error.idempotency_key)
 
         async with Tasks[Image | YandexArtError]() as tasks:
             while True:
@@ -181,10 +193,14 @@ class AsyncYandexArt:
 
     async def warm_up(self, *, timeout: Timeout = ...) -> None:
         """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
-        span = self._settings.span(timeout) or inf
-        for opened, target in self._open().channels:
-            await channel.aconnect(opened, target, min(span, self._pace.rpc_timeout))
-        self._ready = True
+        deadline = self._deadline(timeout)
+        for target in self._open().probes:
+            await adrive(connect(target, self._pace, deadline), self._call, self._naps.nap)
+
+    @property
+    def idempotency_scope(self) -> str | None:
+        """The store in which the server keeps idempotency keys; None for Yandex, or before the first order or `warm_up`."""
+        return self._pace.scope
 
     async def close(self) -> None:
         """End the connections, and the embedded server where there is one. Operations go on; closing twice is harmless."""
@@ -209,12 +225,6 @@ class AsyncYandexArt:
     def _deadline(self, timeout: Timeout) -> float:
         return self._pace.deadline(self._settings.span(timeout))
 
-    async def _submit(self, request: ImageRequest, deadline: float) -> AsyncOperation:
-        seen = await self._drive(submit(request.to_proto(), self._pace, deadline))
-        known = Order(seen.id, request, born=self._pace.now())
-        known.saw(seen)
-        return AsyncOperation(self, known)
-
     async def _drive(self, steps: Steps) -> stubs.Operation:
         return await adrive(steps, self._call, self._naps.nap)
 
@@ -225,24 +235,23 @@ class AsyncYandexArt:
 
     async def _call(self, step: Step) -> Answer:
         link = self._open()
-        timeout = step.timeout
-        method: Any = link.operations.Get if is_read(step) else link.generation.Generate
-        if not is_read(step) and not self._ready:
-            timeout = await channel.aconnect(*link.channels[0], timeout)
-            self._ready = True
-        metadata = self._settings.metadata(step.hold)
-        call = method(step.request, timeout=timeout, metadata=metadata, wait_for_ready=step.reconnect)
+        if isinstance(step.request, Probe):
+            method = link.probes[step.request.target]
+        else:
+            method = link.operations.Get if is_read(step) else link.generation.Generate
+        metadata = self._settings.metadata(step.hold, step.key)
+        call = method(step.request, timeout=step.timeout, metadata=metadata, wait_for_ready=step.reconnect)
         operation = await self._made(call)
         if is_read(step) and step.hold is None:  # nothing is announced then
             return Answer(operation)
-        return Answer(operation, channel.holds_reads(await call.initial_metadata()))
+        return Answer.heard(operation, await call.initial_metadata())
 
     async def _made(self, call: Awaitable[stubs.Operation]) -> stubs.Operation:
         """What a call brings. One that was cut by `close` in another task fails; its own task was not cancelled."""
         try:
             return await call
         except grpc.RpcError as error:
-            self._ready = self._ready and channel.is_connected_still(error)
+            self._pace.failed(error)
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -257,33 +266,36 @@ class AsyncYandexArt:
         loop = asyncio.get_running_loop()
         if self._link is None:
             self._link = _Link.open(self._settings, loop)
+            self._pace.target = self._link.target
         if self._link.loop is not loop:
             raise ConfigurationError("this client belongs to another event loop; make one client for each loop")
         return self._link
 
 
 class _Link(NamedTuple):
-    """What belongs to one event loop: the stubs, and the channels that end with `life`."""
+    """What belongs to one event loop: the stubs, and the channels that end with `life`. `target` takes orders."""
 
     loop: asyncio.AbstractEventLoop
     life: AsyncExitStack
-    channels: list[tuple[grpc.aio.Channel, str]]
+    target: str
+    probes: dict[str, Any]
     generation: stubs.ImageGenerationAsyncServiceAsyncStub
     operations: stubs.OperationServiceAsyncStub
 
     @classmethod
     def open(cls, settings: Settings, loop: asyncio.AbstractEventLoop) -> Self:
-        life, embedded, channels = AsyncExitStack(), ExitStack(), list[tuple[grpc.aio.Channel, str]]()
+        life, embedded, probes = AsyncExitStack(), ExitStack(), dict[str, Any]()
         settings = channel.start_embedded(settings, embedded)
         life.push_async_callback(asyncio.to_thread, embedded.close)
 
         def opened(endpoint: Endpoint) -> grpc.aio.Channel:
-            channels.append((channel.open_aio_channel(endpoint, settings), endpoint.target))
-            life.push_async_callback(channels[-1][0].close)
-            return channels[-1][0]
+            made = channel.open_aio_channel(endpoint, settings)
+            life.push_async_callback(made.close)
+            probes[endpoint.target] = channel.probe(made)
+            return made
 
         generation = operations = opened(settings.endpoint)
         if settings.operation_endpoint != settings.endpoint:
             operations = opened(settings.operation_endpoint)
         generate = stubs.ImageGenerationAsyncServiceStub(generation)
-        return cls(loop, life, channels, generate, stubs.OperationServiceStub(operations))
+        return cls(loop, life, settings.endpoint.target, probes, generate, stubs.OperationServiceStub(operations))

@@ -1,22 +1,18 @@
-"""Channels: their options, their security, and the wait until one is connected.
-
-A channel that is not connected has sent nothing. That is the only moment at which "not sent" is certain, so a submit waits for
-the connection (faults.md, "gRPC in Python: what bites").
-"""
+"""Channels: their options, their security, and the method that finds out whether one is connected."""
 
 import json
-import time
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import grpc
 
 from yandexart_grpc._version import __version__
-from yandexart_grpc.errors import ConfigurationError, Unavailable, failure
+from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.settings import Endpoint, Settings
+from yandexart_grpc.stubs import Operation
 
-# Reads may be repeated by gRPC itself; a submit never.
+# Reads may be repeated by gRPC itself; an order never: whether that is safe, `_submit` decides.
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -68,7 +64,7 @@ def start_embedded(settings: Settings, life: ExitStack) -> Settings:
         from yandexart_grpc.server import embedded  # a room, entered only when it is asked for
     except ImportError as error:
         raise ConfigurationError(f"{backend}:// needs the server: pip install 'yandexart-grpc[server]' ({error})") from error
-    here = Endpoint.parse(life.enter_context(embedded(backend=backend)).endpoint)
+    here = replace(Endpoint.parse(life.enter_context(embedded(backend=backend)).endpoint), embedded=backend)
     return replace(
         settings,
         endpoint=here if settings.endpoint.embedded else settings.endpoint,
@@ -76,51 +72,9 @@ def start_embedded(settings: Settings, life: ExitStack) -> Settings:
     )
 
 
-def holds_reads(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
-    """Whether a server announced, in the initial metadata of an answer, that it holds reads (RFC 7240)."""
-    return any(name == "preference-applied" and value == "wait" for name, value in metadata or ())
-
-
-def connect(channel: grpc.Channel, target: str, timeout: float) -> float:
-    """Make sure that the server answers, and return how many of the `timeout` seconds are left.
-
-    What is sent is harmless. gRPC can also be asked for the state of a channel, but without the reason, and the thread that
-    it starts for this breaks when the channel is closed soon after.
-
-    Raises `Unavailable` at the first attempt to connect that fails, or when the time is up.
-    """
-    start = time.monotonic()
-    try:
-        channel.unary_unary(_PROBE, bytes)(b"", timeout=timeout)
-    except grpc.RpcError as error:
-        _require_answer(error, target, timeout)
-    return max(0.0, start + timeout - time.monotonic())
-
-
-async def aconnect(channel: grpc.aio.Channel, target: str, timeout: float) -> float:
-    """What `connect` does, awaited."""
-    start = time.monotonic()
-    try:
-        await channel.unary_unary(_PROBE, bytes)(b"", timeout=timeout)
-    except grpc.RpcError as error:
-        _require_answer(error, target, timeout)
-    return max(0.0, start + timeout - time.monotonic())
-
-
-def is_connected_still(error: grpc.RpcError) -> bool:
-    """Whether a call that failed leaves no doubt about the connection."""
-    return failure(error).code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-
-
-def _require_answer(error: grpc.RpcError, target: str, timeout: float) -> None:
-    """Raise `Unavailable` unless the failure came from the server: any failure but these two did, and so did all metadata."""
-    status = failure(error)
-    late = status.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    if (late or status.code() is grpc.StatusCode.UNAVAILABLE) and not status.trailing_metadata():
-        why = f"no answer within {timeout:g} s" if late else status.details() or "no reason given"
-        raise Unavailable(
-            f"{target} cannot be reached, and nothing was ordered: {why}", code=status.code(), details=why
-        ) from error
+def probe(channel: grpc.Channel | grpc.aio.Channel) -> Any:
+    """A method that is called as those of the stubs are, changes nothing, and brings an empty operation."""
+    return channel.unary_unary(_PROBE, lambda _: b"", lambda _: Operation())
 
 
 def _keep_memory() -> None:

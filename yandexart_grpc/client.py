@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from math import inf
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
@@ -17,13 +16,13 @@ from yandexart_grpc import _history, channel, stubs
 from yandexart_grpc._crowd import Crowd
 from yandexart_grpc._drive import Naps, drive
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Answer, Step, Steps, is_read
-from yandexart_grpc._submit import submit
+from yandexart_grpc._step import Answer, Probe, Step, Steps, is_read
+from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._wait import order
-from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError
+from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError, keyed
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.operation import Operation, Order
-from yandexart_grpc.request import ImageOptions, ImageRequest, Prompt, known_id, require_positive
+from yandexart_grpc.request import ImageOptions, ImageRequest, Prompt, known_id, known_key, require_positive
 from yandexart_grpc.settings import (
     MAX_MESSAGE_BYTES,
     READS_PER_SECOND,
@@ -89,41 +88,58 @@ class YandexArt:
             ),
         )
         self._life = ExitStack()
-        self._channels: list[tuple[grpc.Channel, str]] = []
+        self._probes: dict[str, Any] = {}
         self._settings = channel.start_embedded(settings, self._life)
         self._naps = Naps()
-        self._pace = Pace(settings.limits, time.monotonic, _history.load(settings.history), self._naps.end)
+        known, target = _history.load(settings.history), self._settings.endpoint.target
+        self._pace = Pace(settings.limits, time.monotonic, known, self._naps.end, target)
         generation = operations = self._open(self._settings.endpoint)
         if self._settings.operation_endpoint != self._settings.endpoint:
             operations = self._open(self._settings.operation_endpoint)
         self._generation = stubs.ImageGenerationAsyncServiceStub(generation)
         self._operations = stubs.OperationServiceStub(operations)
         self._process = os.getpid()
-        self._ready = False
         self._closed = False
 
-    def generate(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> Image:
+    def generate(
+        self, prompt: Prompt, *, timeout: Timeout = ..., idempotency_key: str | None = None, **image: Unpack[ImageOptions]
+    ) -> Image:
         """Submit, wait, and return the image.
 
         The arguments are those of `submit`; `timeout` covers the whole, in seconds, None for no end.
 
         Raises what `submit` and `Operation.result` raise.
         """
-        deadline, request = self._deadline(timeout), self._request(prompt, image)
-        return Image.from_operation(self._drive(order(request.to_proto(), self._pace, deadline)), request)
+        key, deadline = known_key(idempotency_key), self._deadline(timeout)
+        with keyed(key):
+            request = self._request(prompt, image)
+            return Image.from_operation(self._drive(order(request.to_proto(), self._pace, deadline, key)), request)
 
-    def submit(self, prompt: Prompt, *, timeout: Timeout = ..., **image: Unpack[ImageOptions]) -> Operation:
-        """Order an image and return as soon as its operation has an id. The order is sent once, never again.
+    def submit(
+        self, prompt: Prompt, *, timeout: Timeout = ..., idempotency_key: str | None = None, **image: Unpack[ImageOptions]
+    ) -> Operation:
+        """Order an image and return as soon as its operation has an id.
+
+        The order is sent again only where that cannot buy a second image: after a quota refused it, and, after an answer was
+        lost, to the server that announces that it still has its `idempotency_key`.
 
         `prompt` is a text or several with weights, at most 500 characters of positive weight; `model` a name in the folder or
         an `art://` URI; `aspect_ratio` is width to height, "16:9" or (16, 9), 1:1 where none is given; `seed` is from 1 to
-        2**63 - 1, drawn here where none is given; `timeout` is in seconds, of which one call takes `rpc_timeout` at most.
+        2**63 - 1, drawn here where none is given; `timeout` is in seconds, of which one call takes `rpc_timeout` at most;
+        `idempotency_key` is what the server may know the order by, 1 to 255 printable ASCII characters without spaces, drawn
+        here where none is given.
 
         Raises `InvalidRequest` before anything is sent, `Unavailable` when the server cannot be reached, `OutcomeUnknown`
-        when the answer was lost, `QuotaExceeded` when the turn of the order would come too late, and this, `ContentRefused`,
-        `Unauthenticated` or `PermissionDenied` as the server says.
+        when the answer was lost, `QuotaExceeded` when the turn of the order or the end of a quota would come too late, and
+        `ContentRefused`, `Unauthenticated` or `PermissionDenied` as the server says. Each has the `idempotency_key`.
         """
-        return self._submit(self._request(prompt, image), self._deadline(timeout))
+        key, deadline = known_key(idempotency_key), self._deadline(timeout)
+        with keyed(key):
+            request = self._request(prompt, image)
+            seen = self._drive(submit(request.to_proto(), self._pace, deadline, key))
+        known = Order(seen.id, request, key, born=self._pace.now())
+        known.saw(seen)
+        return Operation(self, known)
 
     def operation(self, operation_id: str) -> Operation:
         """A handle for an operation that was submitted earlier, in whichever process. Nothing is sent yet.
@@ -173,22 +189,23 @@ class YandexArt:
         """
         require_positive("in_flight", in_flight)
         self._settings.span(timeout)  # a wrong one is said here, and not once for each prompt
-        waiting, requests = enumerate(prompts), dict[int, ImageRequest]()
+        waiting, requests, keys = enumerate(prompts), dict[int, ImageRequest](), dict[int, str]()
         failure: YandexArtError | None = None
         with self._crowd() as crowd:
             while True:
                 while failure is None and len(crowd) < in_flight and (item := next(waiting, None)):
                     index, prompt = item
+                    keys[index] = key = known_key(None)
                     try:
                         requests[index] = request = self._request(prompt, image)
                     except InvalidRequest as error:
                         crowd.end(index, error)
                     else:
-                        crowd.add(index, order(request.to_proto(), self._pace, self._deadline(timeout)))
+                        crowd.add(index, order(request.to_proto(), self._pace, self._deadline(timeout), key))
                 if not len(crowd):
                     break
                 index, ended = crowd.next()
-                result = outcome(ended, requests.pop(index, None), index)
+                result = outcome(ended, requests.pop(index, None), index=index, key=keys.pop(index))
                 if isinstance(result, Image) or return_exceptions:
                     yield result
                 else:
@@ -224,11 +241,14 @@ class YandexArt:
 
     def warm_up(self, *, timeout: Timeout = ...) -> None:
         """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
-        self._require_usable()
-        span = self._settings.span(timeout) or inf
-        for opened, target in self._channels:
-            channel.connect(opened, target, min(span, self._pace.rpc_timeout))
-        self._ready = True
+        deadline = self._deadline(timeout)
+        for target in self._probes:
+            drive(connect(target, self._pace, deadline), self._call, self._naps.nap)
+
+    @property
+    def idempotency_scope(self) -> str | None:
+        """The store in which the server keeps idempotency keys; None for Yandex, or before the first order or `warm_up`."""
+        return self._pace.scope
 
     def close(self) -> None:
         """End the connections, and the embedded server where there is one. Operations go on; closing twice is harmless."""
@@ -245,7 +265,7 @@ class YandexArt:
 
     def _open(self, endpoint: Endpoint) -> grpc.Channel:
         opened = self._life.enter_context(channel.open_channel(endpoint, self._settings))
-        self._channels.append((opened, endpoint.target))
+        self._probes[endpoint.target] = channel.probe(opened)
         return opened
 
     def _request(self, prompt: Prompt, image: ImageOptions) -> ImageRequest:
@@ -253,12 +273,6 @@ class YandexArt:
 
     def _deadline(self, timeout: Timeout) -> float:
         return self._pace.deadline(self._settings.span(timeout))
-
-    def _submit(self, request: ImageRequest, deadline: float) -> Operation:
-        seen = self._drive(submit(request.to_proto(), self._pace, deadline))
-        known = Order(seen.id, request, born=self._pace.now())
-        known.saw(seen)
-        return Operation(self, known)
 
     def _drive(self, steps: Steps) -> stubs.Operation:
         return drive(steps, self._call, self._naps.nap)
@@ -278,9 +292,9 @@ class YandexArt:
                 return Answer(method(step.request, **arguments))
             operation, call = method.with_call(step.request, **arguments)
         except grpc.RpcError as error:
-            self._ready = self._ready and channel.is_connected_still(error)
+            self._pace.failed(error)
             raise
-        return Answer(operation, channel.holds_reads(call.initial_metadata()))
+        return Answer.heard(operation, call.initial_metadata())
 
     def _begin(self, step: Step) -> Any:
         method, arguments = self._prepare(step)
@@ -288,21 +302,20 @@ class YandexArt:
 
     def _answer(self, call: Any) -> Answer:
         try:
-            return Answer(call.result(), channel.holds_reads(call.initial_metadata()))
+            return Answer.heard(call.result(), call.initial_metadata())
         except grpc.RpcError as error:
-            self._ready = self._ready and channel.is_connected_still(error)
+            self._pace.failed(error)
             raise
 
     def _prepare(self, step: Step) -> tuple[Any, dict[str, Any]]:
         """The method that a step calls, and the arguments beside its request."""
         self._require_usable()
-        timeout = step.timeout
-        method = self._operations.Get if is_read(step) else self._generation.Generate
-        if not is_read(step) and not self._ready:
-            timeout = channel.connect(*self._channels[0], timeout)
-            self._ready = True
-        metadata = self._settings.metadata(step.hold)
-        return method, {"timeout": timeout, "metadata": metadata, "wait_for_ready": step.reconnect}
+        if isinstance(step.request, Probe):
+            method = self._probes[step.request.target]
+        else:
+            method = self._operations.Get if is_read(step) else self._generation.Generate
+        metadata = self._settings.metadata(step.hold, step.key)
+        return method, {"timeout": step.timeout, "metadata": metadata, "wait_for_ready": step.reconnect}
 
     def _require_usable(self) -> None:
         if self._closed:

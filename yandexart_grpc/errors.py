@@ -39,8 +39,9 @@ class YandexArtError(Exception):
     """Anything this package raises on purpose.
 
     `code` is the gRPC status, `details` the server's own words, `operation_id` and `request_id` what support asks for,
-    `retry_after` how many seconds the server asks to wait; each is None where it does not apply. `billed` says
-    whether a picture was paid for; `index` which prompt of `map` it answers.
+    `retry_after` how many seconds the server asks to wait; each is None where it does not apply. `billed` says whether a
+    picture was paid for; `index` which prompt of `map` it answers; `idempotency_key` is what the order was sent with, or would
+    have been.
     """
 
     BILLED: ClassVar[Billed] = "no"
@@ -64,6 +65,7 @@ class YandexArtError(Exception):
         self.retry_after = retry_after
         self.billed: Billed = billed or self.BILLED
         self.index: int | None = None
+        self.idempotency_key: str | None = None
 
     @property
     def resend(self) -> Resend:
@@ -190,6 +192,7 @@ class Failure(Protocol):
 
     def code(self) -> StatusCode: ...
     def details(self) -> str | None: ...
+    def initial_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
     def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
 
@@ -254,6 +257,16 @@ def translated(doing: str, operation_id: str) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise from_rpc(error, doing, operation_id=operation_id) from error
+
+
+@contextmanager
+def keyed(key: str | None) -> Iterator[None]:
+    """Let every error of an order say its idempotency key."""
+    try:
+        yield
+    except YandexArtError as error:
+        error.idempotency_key = key
+        raise
 
 
 def from_operation(operation: Operation) -> YandexArtError:

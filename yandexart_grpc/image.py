@@ -108,7 +108,11 @@ class Image:
 
 
 def outcome(
-    ended: Operation | YandexArtError, request: ImageRequest | None = None, index: int | None = None
+    ended: Operation | YandexArtError,
+    request: ImageRequest | None = None,
+    *,
+    index: int | None = None,
+    key: str | None = None,
 ) -> Image | YandexArtError:
     """What a wait came to: the image, or the error to raise."""
     try:
@@ -116,7 +120,7 @@ def outcome(
             raise ended
         return Image.from_operation(ended, request, index)
     except YandexArtError as error:
-        error.index = index
+        error.index, error.idempotency_key = index, key
         return error
 
 

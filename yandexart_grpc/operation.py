@@ -8,7 +8,7 @@ from yandexart_grpc import stubs
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Step, Steps
 from yandexart_grpc._wait import finished, is_cancelled, watch
-from yandexart_grpc.errors import ConfigurationError, OperationTimeout, YandexArtError, translated
+from yandexart_grpc.errors import ConfigurationError, OperationTimeout, YandexArtError, keyed, translated
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.settings import Timeout
@@ -25,6 +25,8 @@ class Order:
     id: str
     request: ImageRequest | None = None
     """None where it was submitted elsewhere."""
+    key: str | None = None
+    """The idempotency key that it was submitted with; None where it was submitted elsewhere."""
     born: float | None = None
     """When it was submitted, on the clock of the client; None where it was submitted elsewhere."""
     ended: stubs.Operation | YandexArtError | None = None
@@ -39,12 +41,13 @@ class Order:
     def watch(self, pace: Pace, deadline: float) -> Steps:
         """The machine that waits for it."""
         model = self.request.model_uri if self.request else None
-        return watch(self.id, pace, deadline, model=model, born=self.born)
+        with keyed(self.key):
+            return (yield from watch(self.id, pace, deadline, model=model, born=self.born))
 
     def hand_over(self, ended: stubs.Operation | YandexArtError) -> Image:
         """The image, or its error."""
         self.ended = None
-        result = outcome(ended, self.request)
+        result = outcome(ended, self.request, key=self.key)
         if isinstance(result, YandexArtError):
             raise result
         return result

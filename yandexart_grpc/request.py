@@ -3,9 +3,10 @@
 The client checks these rules before anything is sent, the server when something arrives: both through `ImageRequest.problems`.
 """
 
-import math
 import re
 import secrets
+import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
@@ -15,6 +16,7 @@ from yandexart_grpc.errors import InvalidRequest
 
 DEFAULT_MODEL = "yandex-art/latest"
 MIME_TYPE = "image/jpeg"
+_KEY = re.compile(r"[!-~]{1,255}")
 _MODEL_URI = re.compile(r"art://[^/\s]+/\S+")
 PROMPT_LIMIT = 500
 """Characters that the messages of positive weight may have together."""
@@ -153,6 +155,21 @@ def known_id(operation_id: str) -> str:
     return operation_id.strip()
 
 
+def known_key(given: str | None) -> str:
+    """The idempotency key of an order, a new one where none is given; raises `InvalidRequest` when it is none."""
+    if given is None:
+        return str(uuid.uuid4())
+    for problem in problems_of_key(given):
+        raise InvalidRequest(problem)
+    return given
+
+
+def problems_of_key(key: str) -> Iterator[str]:
+    """What is wrong with an idempotency key."""
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        yield f"idempotency_key: {key!r} is not 1 to 255 printable ASCII characters without spaces"
+
+
 def require_positive(name: str, value: int) -> None:
     """Raise `InvalidRequest` unless the value is a positive integer."""
     if not _is_int(value) or value < 1:
@@ -177,7 +194,7 @@ def _problems_of(message: Message) -> Iterator[str]:
         yield f"prompt: {text!r} is not a text"
     elif not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         yield f"prompt: {text!r} holds half of a character (a lone surrogate)"
-    if not isinstance(weight, int | float) or not math.isfinite(weight) or weight == 0:
+    if not isinstance(weight, int | float) or not 0 < abs(weight) <= sys.float_info.max:
         yield f"weight: {weight!r} is not a finite number other than 0"
 
 

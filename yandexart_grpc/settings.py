@@ -36,10 +36,15 @@ class Endpoint:
     """Where a service is."""
 
     target: str
-    """`host:port`; empty for a server inside this process."""
+    """`host:port`; empty for a server inside this process that is not started yet."""
     plaintext: bool = False
     embedded: str | None = None
-    """The backend of a server inside this process."""
+    """The backend of a server inside this process, which ends with the client."""
+
+    def __str__(self) -> str:
+        if self.embedded:
+            return f"{self.embedded}://"
+        return f"{'http' if self.plaintext else 'https'}://{self.target}"
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
@@ -145,9 +150,13 @@ class Settings:
             raise InvalidRequest(found[0])
         return timeout
 
-    def metadata(self, hold: int | None = None) -> tuple[tuple[str, str], ...]:
-        """What a call carries; `hold` asks the server to hold its answer for so many seconds (RFC 7240)."""
+    def metadata(self, hold: int | None = None, key: str | None = None) -> tuple[tuple[str, str], ...]:
+        """What a call carries; `hold` asks the server to hold its answer for so many seconds (RFC 7240), and `key` makes an
+        order one with those that carry the same.
+        """
         known = (("authorization", self.credential.authorization),) if self.credential else ()
+        if key is not None:
+            return (*known, ("idempotency-key", key))
         return known if hold is None else (*known, ("prefer", f"wait={hold}"))
 
 

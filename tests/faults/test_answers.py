@@ -12,11 +12,11 @@ import grpc
 import pytest
 from yandex.cloud.operation.operation_pb2 import Operation
 
+from tests.conftest import collect
 from tests.faults.conftest import Connect
 from tests.faults.counting_server import picture
 from tests.faults.process import ROOT
 from tests.foreign import Foreign, pictured, refused
-from tests.test_many import collect
 from yandexart_grpc import Image
 
 RATE, QUOTA = 200, 120

@@ -6,26 +6,30 @@ from pathlib import Path
 from typing import Unpack
 
 import click
-from click.core import ParameterSource
 
 from yandexart_grpc import YandexArt
-from yandexart_grpc.cli.options import DEMO, Connection, connection_options, image_options, json_option
+from yandexart_grpc.cli.options import (
+    Connection,
+    connection_options,
+    demo_option,
+    image_options,
+    json_option,
+    point_to_demo,
+    request_options,
+)
 from yandexart_grpc.cli.output import reporting, show_image
 from yandexart_grpc.cli.progress import progress
 from yandexart_grpc.cli.target import Target
-from yandexart_grpc.request import DEFAULT_MODEL, MIME_TYPE
+from yandexart_grpc.request import MIME_TYPE
 
 
 @click.command()
 @click.argument("prompt")
 @image_options
-@click.option("--aspect-ratio", metavar="W:H", help="Width to height, such as 16:9.  [default: 1:1]")
-@click.option("--seed", type=int, metavar="N", help="Equal seeds give equal images.  [default: random]")
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="A name in the folder, or an art:// URI.")
+@request_options
 @click.option("--mime-type", default=MIME_TYPE, show_default=True, metavar="TYPE", help="The format of the image.")
-@click.option("--folder-id", envvar="YC_FOLDER_ID", show_envvar=True, metavar="ID", help="The folder that pays.")
 @connection_options
-@click.option("--demo", is_flag=True, help=f"Short for --endpoint {DEMO}: no account is needed.")
+@demo_option
 @json_option
 def generate(
     prompt: str,
@@ -46,8 +50,7 @@ def generate(
     The credential comes from the environment only: YC_API_KEY or YC_IAM_TOKEN.
     """
     if demo:
-        _refuse_with_demo("endpoint", "operation_endpoint")
-        connection["endpoint"] = DEMO
+        point_to_demo(connection)
     target = Target(output, force=force)
     with reporting(as_json=as_json):
         if prompt == "-":
@@ -72,10 +75,3 @@ def _stdin() -> str:
     """What stdin holds, with bytes that are no text passed on for the client to name."""
     data = sys.stdin.buffer.read() if sys.stdin else b""
     return data.decode(errors="surrogateescape").strip()
-
-
-def _refuse_with_demo(*names: str) -> None:
-    context = click.get_current_context()
-    for name in names:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--demo is short for --endpoint {DEMO} and goes with no other endpoint.")

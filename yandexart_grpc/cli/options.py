@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from yandexart_grpc import YandexArt
+from yandexart_grpc.request import DEFAULT_MODEL
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -77,15 +78,48 @@ def image_options(command: F) -> F:
             help="Where to save the image; .jpeg is added to a name without extension.  [default: yandexart-<operation id>.jpeg]",
         ),
         click.option("--force", is_flag=True, help="Replace FILE if there is one."),
-        click.option(
-            "--timeout",
-            type=float,
-            default=default(YandexArt, "timeout"),
-            show_default=True,
-            metavar="SECONDS",
-            help="How long to wait for the image. The operation goes on after that.",
-        ),
+        timeout_option,
     )
+
+
+def request_options(command: F) -> F:
+    """The options of a command that orders images."""
+    return _all(
+        command,
+        click.option("--aspect-ratio", metavar="W:H", help="Width to height, such as 16:9.  [default: 1:1]"),
+        click.option("--seed", type=int, metavar="N", help="Equal seeds give equal images.  [default: random]"),
+        click.option(
+            "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="A name in the folder, or an art:// URI."
+        ),
+        click.option("--folder-id", envvar="YC_FOLDER_ID", show_envvar=True, metavar="ID", help="The folder that pays."),
+    )
+
+
+def timeout_option(command: F) -> F:
+    """The option for how long one image is waited for."""
+    option = click.option(
+        "--timeout",
+        type=float,
+        default=default(YandexArt, "timeout"),
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for an image. The operation goes on after that.",
+    )
+    return option(command)
+
+
+def demo_option(command: F) -> F:
+    """The option for the endpoint that needs no account."""
+    return click.option("--demo", is_flag=True, help=f"Short for --endpoint {DEMO}: no account is needed.")(command)
+
+
+def point_to_demo(connection: Connection) -> None:
+    """What --demo does. It goes with no other endpoint."""
+    context = click.get_current_context()
+    for name in "endpoint", "operation_endpoint":
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--demo is short for --endpoint {DEMO} and goes with no other endpoint.")
+    connection["endpoint"] = DEMO
 
 
 def json_option(command: F) -> F:

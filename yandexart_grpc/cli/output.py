@@ -88,6 +88,8 @@ def error_fields(error: YandexArtError) -> dict[str, object]:
         "details": error.details,
         "operation_id": error.operation_id,
         "request_id": error.request_id,
+        "idempotency_key": error.idempotency_key,
+        "retry_after": error.retry_after,
         "billed": error.billed,
         "resend": error.resend,
     }

@@ -49,6 +49,15 @@ class Bells(Generic[News]):
             if not self._bells[name]:
                 del self._bells[name]
 
+    def __contains__(self, name: str) -> bool:
+        """Whether anybody listens for that name."""
+        return name in self._bells
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._silent
+
     def ring(self, name: str, news: News | None) -> None:
         """Wake everybody who listens for that name."""
         for bell in self._bells.get(name, ()):

@@ -6,17 +6,17 @@ before it is kept: an operation is in the store before its id is answered, and i
 
 import asyncio
 import logging
-import re
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
+from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 
 from yandexart_grpc.errors import InvalidRequest, NotFound, PermissionDenied, QuotaExceeded, Unavailable, YandexArtError, row
-from yandexart_grpc.request import ImageRequest
+from yandexart_grpc.request import ImageRequest, problems_of_key
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
@@ -28,14 +28,14 @@ log = logging.getLogger("yandexart_grpc.server")
 Unknown = Literal["fail", "resend"]
 """What becomes of an operation that may have been bought before a restart: it ends with an error, or it is ordered again."""
 
-KEY = re.compile(r"[\x21-\x7e]{1,255}")
-"""An idempotency key."""
 ATTEMPTS = 5
 """How often a backend is called for one operation before it is given up: what ends the process may do so each time."""
 LONGEST_PAUSE = 10.0
 """Seconds after which a caller who was turned away is told to come back, at the most."""
 STORE_PAUSE = 1.0
 """Seconds until the store is tried again after it failed."""
+LONGEST_LOOK = 60.0
+"""Seconds after which whoever follows an operation looks again, although nothing was heard of it."""
 TIDY = 60.0
 """Seconds from one removal of expired operations to the next, at the most."""
 
@@ -58,6 +58,9 @@ class Operations:
         self._queue = queue
         self._unknown = unknown
         self._bells = Bells[Row]()
+        self._sketches = Bells[bytes]()
+        self._authorizations: dict[str, str] = {}
+        """What the callers of unfinished operations sent: it is never written down."""
         self._arriving = 0
         self._unsaved: dict[str, Row] = {}
         """What is done, and could not be written down yet."""
@@ -82,8 +85,12 @@ class Operations:
                 self._begin(entry)
         self._spawn(self._tidy())
 
-    async def accept(self, message: ImageGenerationRequest, *, key: str | None = None, caller: str = "") -> Operation:
+    async def accept(
+        self, message: ImageGenerationRequest, *, key: str | None = None, caller: str = "", authorization: str = ""
+    ) -> Operation:
         """Take a request, and return its operation once that is kept; the same key by the same caller is the same operation.
+
+        `authorization` is what the caller sent under that name, for a backend that goes on in his name.
 
         Raises `InvalidRequest` and `PermissionDenied` in the words of the real service (contract/service.md, "Errors seen");
         `InvalidRequest` as well when the key stands for another request, `QuotaExceeded` when too many wait or the store is
@@ -93,13 +100,13 @@ class Operations:
         if not request.has_folder:
             raise PermissionDenied(f"Access to model {request.model_uri} denied")
         found = list(request.problems())
-        if key is not None and not KEY.fullmatch(key):
-            found.append(f"idempotency-key: {key!r} is not 1 to 255 printable ASCII characters without spaces")
+        if key is not None:
+            found += problems_of_key(key)
         if found:
             raise InvalidRequest("; ".join(found))
         entry = Row(id=_new_id(), caller=caller, key=key, request=request, state=State.ACCEPTED, created=time.time())
         # What has begun is brought to its end, whoever hangs up meanwhile.
-        return _to_proto(await asyncio.shield(self._spawn(self._accept(entry))))
+        return _to_proto(await asyncio.shield(self._spawn(self._accept(entry, authorization))))
 
     async def look(self, operation_id: str, hold: float = 0.0) -> Operation:
         """The operation as it is now; or once it is done, if that is within `hold` seconds. Raises `NotFound`."""
@@ -108,6 +115,21 @@ class Operations:
             if hold > 0 and entry.state is not State.DONE:
                 entry = await bell.wait(hold) or await self._get(operation_id)
         return _to_proto(entry)
+
+    async def follow(self, operation_id: str) -> AsyncIterator[bytes | Operation]:
+        """The sketches of the picture as they are made, the newest where some are missed, and then the finished operation.
+
+        The operation comes unfinished when the server stops before. Raises `NotFound`.
+        """
+        while True:
+            with self._sketches.listen(operation_id) as bell:
+                entry = await self._get(operation_id)
+                if entry.state is State.DONE or self._sketches.silent:
+                    break
+                sketch = await bell.wait(LONGEST_LOOK)
+            if sketch is not None:
+                yield sketch
+        yield _to_proto(entry)
 
     async def cancel(self, operation_id: str) -> Operation:
         """Stop the operation where that saves something, and return it as it is then. Raises `NotFound`.
@@ -120,6 +142,7 @@ class Operations:
         """Let the work that has begun go on for `grace` seconds, leave the rest to the next process, and hold nobody any more."""
         await self._workers.drain(grace)
         self._bells.silence()
+        self._sketches.silence()
 
     async def close(self) -> None:
         """Stop everything that is still going on."""
@@ -134,7 +157,7 @@ class Operations:
         resumable = self._backend.resumable and entry.upstream
         return bool(resumable or not entry.charged or self._unknown == "resend")
 
-    async def _accept(self, entry: Row) -> Row:
+    async def _accept(self, entry: Row, authorization: str) -> Row:
         if self._workers.waiting + self._arriving >= self._queue and not await self._is_known(entry):
             raise QuotaExceeded(
                 f"{self._queue} operations wait for their turn already, and nothing was ordered; try again later",
@@ -151,10 +174,11 @@ class Operations:
             self._arriving -= 1
         if kept is entry:
             log.info("operation %s accepted", entry.id)
+            self._authorizations[entry.id] = authorization
             self._begin(entry)
         elif kept.request != entry.request:
             raise InvalidRequest(
-                f"idempotency-key: {entry.key!r} stands for another request, operation {kept.id}; take another key",
+                f"idempotency_key: {entry.key!r} stands for another request, operation {kept.id}; take another key",
                 code=StatusCode.ALREADY_EXISTS,
             )
         return kept
@@ -210,7 +234,9 @@ class Operations:
 
     def _tell(self, done: Row) -> None:
         log.info("operation %s done", done.id)
+        self._authorizations.pop(done.id, None)
         self._bells.ring(done.id, done)
+        self._sketches.ring(done.id, None)
 
     async def _insist(self, entry: Row, *, before: State) -> bool:
         """`Store.advance`, tried until the store can."""
@@ -272,6 +298,20 @@ class _Work:
         self.entry = replace(self.entry, upstream=upstream_id)
         await self._operations._insist(self.entry, before=State.RUNNING)
 
+    @property
+    def authorization(self) -> str:
+        return self._operations._authorizations.get(self.entry.id, "")
+
+    def warn(self, text: str) -> None:
+        self.entry = replace(self.entry, warnings=(*self.entry.warnings, text))
+
+    @property
+    def followed(self) -> bool:
+        return self.entry.id in self._operations._sketches
+
+    def sketch(self, image: bytes) -> None:
+        self._operations._sketches.ring(self.entry.id, image)
+
 
 def to_status(error: YandexArtError) -> Status:
     """How a door, or the `error` of an operation, says an error: its code, or that of its class, and the words it came with."""
@@ -308,6 +348,10 @@ def _to_proto(entry: Row) -> Operation:
     operation = Operation(id=entry.id, description="Image generation", done=entry.state is State.DONE)
     operation.created_at.FromNanoseconds(int(entry.created * 1e9))
     operation.modified_at.FromNanoseconds(int((entry.ended or entry.started or entry.created) * 1e9))
+    if entry.warnings:
+        told = Struct()
+        told.update({"warnings": list(entry.warnings)})
+        operation.metadata.Pack(told)
     if isinstance(entry.outcome, Status):
         operation.error.CopyFrom(entry.outcome)
     elif entry.outcome is not None:

@@ -8,8 +8,9 @@ on it is refused.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -17,11 +18,10 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sql
 from filelock import FileLock, Timeout
-from sqlalchemy import Column, MetaData, Table, UniqueConstraint
+from sqlalchemy import Column, Connection, MetaData, Table, UniqueConstraint
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from yandexart_grpc.errors import ConfigurationError
@@ -34,7 +34,7 @@ MEMORY = "sqlite://"
 """A store that lives as long as the process."""
 
 Answer = TypeVar("Answer")
-Work = Callable[[AsyncConnection], Awaitable[Answer]]
+Work = Callable[[Connection], Answer]
 """Some queries of one transaction. It may be run again after a failure."""
 
 
@@ -68,6 +68,8 @@ class Row:
     """Whether the backend that was called takes money."""
     upstream: str = ""
     """Under which id the backend can find it again."""
+    warnings: tuple[str, ...] = ()
+    """What was asked for and is not in the picture, a line each."""
     outcome: ImageGenerationResponse | Status | None = None
     """The picture or the error, once the state is DONE."""
 
@@ -97,6 +99,7 @@ _OPERATIONS = Table(
     Column("attempts", sql.Integer, nullable=False),
     Column("charged", sql.Boolean, nullable=False),
     Column("upstream", sql.String(255), nullable=False),
+    Column("warnings", sql.Text, nullable=False),
     Column("request", sql.LargeBinary, nullable=False),
     Column("error", sql.LargeBinary),
     Column("response", sql.LargeBinary),
@@ -112,25 +115,26 @@ class Store:
     Every method raises `StoreFailure` where the database cannot be read or written.
     """
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection, thread: ThreadPoolExecutor, store_id: str) -> None:
+        self.id = store_id
+        """Names the store, which remembers idempotency keys."""
         self._connection = connection
+        self._thread = thread
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
         self._arrived = asyncio.Event()
-        self.id = ""
-        """Names the store, which remembers idempotency keys."""
 
     async def accept(self, row: Row) -> Row:
         """Keep a new operation and return it; or return the one that the caller already gave this key."""
 
         add = insert(_OPERATIONS).values(_values(row)).on_conflict_do_nothing()
 
-        async def work(connection: AsyncConnection) -> Row:
-            if (await connection.execute(add)).rowcount:
+        def work(connection: Connection) -> Row:
+            if connection.execute(add).rowcount:
                 return row
-            await connection.execute(_expired(row.created))  # it may be one that was to be forgotten
-            if (await connection.execute(add)).rowcount:
+            connection.execute(_expired(row.created))  # it may be one that was to be forgotten
+            if connection.execute(add).rowcount:
                 return row
-            return _row((await connection.execute(sql.select(_OPERATIONS).where(_named(row.caller, row.key)))).one())
+            return _row(connection.execute(sql.select(_OPERATIONS).where(_named(row.caller, row.key))).one())
 
         return await self._do(work)
 
@@ -145,29 +149,17 @@ class Store:
     async def advance(self, row: Row, *, before: State) -> bool:
         """Replace the operation by `row` if its state is still `before`, and return whether it was."""
         here = (_OPERATIONS.c.id == row.id) & (_OPERATIONS.c.state == before) & (_OPERATIONS.c.state <= row.state)
-
-        async def work(connection: AsyncConnection) -> bool:
-            changed = await connection.execute(_OPERATIONS.update().where(here).values(_values(row)))
-            return changed.rowcount == 1
-
-        return await self._do(work)
+        change = _OPERATIONS.update().where(here).values(_values(row))
+        return await self._do(lambda connection: connection.execute(change).rowcount == 1)
 
     async def unfinished(self) -> list[Row]:
         """All operations that are not done, oldest first."""
-
-        async def work(connection: AsyncConnection) -> list[Row]:
-            query = sql.select(_OPERATIONS).where(_OPERATIONS.c.state < State.DONE).order_by(_OPERATIONS.c.created)
-            return [_row(found) for found in await connection.execute(query)]
-
-        return await self._do(work)
+        query = sql.select(_OPERATIONS).where(_OPERATIONS.c.state < State.DONE).order_by(_OPERATIONS.c.created)
+        return await self._do(lambda connection: [_row(found) for found in connection.execute(query)])
 
     async def purge(self, now: float) -> int:
         """Forget what expired before `now`, and return how many operations that were."""
-
-        async def work(connection: AsyncConnection) -> int:
-            return (await connection.execute(_expired(now))).rowcount
-
-        return await self._do(work)
+        return await self._do(lambda connection: connection.execute(_expired(now)).rowcount)
 
     async def _do(self, work: Work[Answer]) -> Answer:
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -187,8 +179,7 @@ class Store:
 
     async def _commit(self, waiting: Sequence[tuple[Work[Any], asyncio.Future[Any]]], *, last: bool = False) -> bool:
         try:
-            async with self._connection.begin():
-                answers = [await work(self._connection) for work, _ in waiting]
+            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, [one for one, _ in waiting])
         except Exception as error:  # whatever it is, somebody waits to hear of it
             log.debug("the store failed", exc_info=True)
             for _, done in waiting if last else ():
@@ -198,6 +189,15 @@ class Store:
             _settle(done.set_result, done, answer)
         return True
 
+    def close(self) -> None:
+        """Close the database, in the thread that opened it."""
+        self._connection.close()
+        self._connection.engine.dispose()
+
+    def _transact(self, works: Sequence[Work[Any]]) -> list[Any]:
+        with self._connection.begin():
+            return [work(self._connection) for work in works]
+
 
 @asynccontextmanager
 async def open_store(url: str) -> AsyncIterator[Store]:
@@ -205,26 +205,30 @@ async def open_store(url: str) -> AsyncIterator[Store]:
 
     Raises `ConfigurationError` when there can be none, when another server has it, or when a newer version wrote it.
     """
-    async with AsyncExitStack() as life:
-        place = _place(url)
+    place = _place(url)
+    with ExitStack() as life:
         if place.database:
             _lock(Path(place.database), life)
-        engine = create_async_engine(place, poolclass=StaticPool)
-        life.push_async_callback(engine.dispose)
-        sql.event.listen(engine.sync_engine, "connect", _connected)
-        sql.event.listen(engine.sync_engine, "begin", _begun)
-        try:
-            connection = await life.enter_async_context(engine.connect())
-            store = Store(connection)
-            store.id = await _migrate(connection, url)
-        except DBAPIError as error:
-            raise ConfigurationError(f"store: {url!r} cannot be used: {error.orig}") from error
+        thread = life.enter_context(ThreadPoolExecutor(1, "yandexart-store"))
+        store = await asyncio.get_running_loop().run_in_executor(thread, _open, place, thread)
+        life.callback(thread.submit, store.close)
         serving = asyncio.create_task(store.serve())
         try:
             yield store
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
+
+
+def _open(place: URL, thread: ThreadPoolExecutor) -> Store:
+    engine = sql.create_engine(place, poolclass=StaticPool)
+    sql.event.listen(engine, "connect", _connected)
+    sql.event.listen(engine, "begin", _begun)
+    try:
+        connection = engine.connect()
+        return Store(connection, thread, _migrate(connection, str(place)))
+    except DBAPIError as error:
+        raise ConfigurationError(f"store: {str(place)!r} cannot be used: {error.orig}") from error
 
 
 def _place(url: str) -> URL:
@@ -234,10 +238,10 @@ def _place(url: str) -> URL:
         place = URL.create("")
     if place.drivername != "sqlite" or place.host or place.query:
         raise ConfigurationError(f"store: {url!r} is neither sqlite:///path nor {MEMORY}")
-    return place.set(drivername="sqlite+aiosqlite")
+    return place
 
 
-def _lock(path: Path, life: AsyncExitStack) -> None:
+def _lock(path: Path, life: ExitStack) -> None:
     """Hold a lock beside the file: others may read and copy the file itself, but one alone serves it."""
     lock = FileLock(f"{path}.lock", timeout=0)
     life.callback(lock.release)
@@ -267,18 +271,18 @@ def _begun(connection: sql.Connection) -> None:
     connection.exec_driver_sql("BEGIN")
 
 
-async def _migrate(connection: AsyncConnection, url: str) -> str:
+def _migrate(connection: Connection, url: str) -> str:
     """Bring the schema up to date, and return the id of the store."""
-    async with connection.begin():
-        is_new = not await connection.run_sync(lambda c: sql.inspect(c).has_table(_STORE.name))
-        store_id, version = (secrets.token_hex(16), 0) if is_new else (await connection.execute(sql.select(_STORE))).one()
+    with connection.begin():
+        is_new = not sql.inspect(connection).has_table(_STORE.name)
+        store_id, version = (secrets.token_hex(16), 0) if is_new else connection.execute(sql.select(_STORE)).one()
         if version > len(_STEPS):
             raise ConfigurationError(f"store: {url!r} has schema {version}, and this version knows up to {len(_STEPS)}")
         for step in _STEPS[version:]:
-            await connection.run_sync(step)
+            step(connection)
         if version < len(_STEPS):
-            await connection.execute(_STORE.delete())
-            await connection.execute(_STORE.insert().values(id=store_id, version=len(_STEPS)))
+            connection.execute(_STORE.delete())
+            connection.execute(_STORE.insert().values(id=store_id, version=len(_STEPS)))
     return str(store_id)
 
 
@@ -290,8 +294,8 @@ def _expired(now: float) -> sql.Delete:
     return _OPERATIONS.delete().where(_OPERATIONS.c.expires <= now)
 
 
-async def _first(connection: AsyncConnection, where: sql.ColumnElement[bool]) -> Row | None:
-    found = (await connection.execute(sql.select(_OPERATIONS).where(where))).first()
+def _first(connection: Connection, where: sql.ColumnElement[bool]) -> Row | None:
+    found = connection.execute(sql.select(_OPERATIONS).where(where)).first()
     return None if found is None else _row(found)
 
 
@@ -308,6 +312,7 @@ def _values(row: Row) -> dict[str, Any]:
         "attempts": row.attempts,
         "charged": row.charged,
         "upstream": row.upstream,
+        "warnings": "\n".join(row.warnings),
         "request": row.request.to_proto().SerializeToString(),
         "error": row.outcome.SerializeToString() if isinstance(row.outcome, Status) else None,
         "response": row.outcome.SerializeToString() if isinstance(row.outcome, ImageGenerationResponse) else None,
@@ -333,6 +338,7 @@ def _row(found: sql.Row[Any]) -> Row:
         attempts=found.attempts,
         charged=found.charged,
         upstream=found.upstream,
+        warnings=tuple(found.warnings.splitlines()),
         outcome=outcome,
     )
 

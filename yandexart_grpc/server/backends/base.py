@@ -7,14 +7,28 @@ from yandexart_grpc.stubs import ImageGenerationResponse
 
 
 class Upstream(Protocol):
-    """What a backend notes of an operation, to find it again after a restart."""
+    """What a backend is told of an operation beside its request, and what it tells."""
 
     @property
     def id(self) -> str:
         """What was noted by an earlier call for the same operation; empty where nothing was."""
 
     async def note(self, upstream_id: str) -> None:
-        """Keep an id. It is safe when this returns."""
+        """Keep the id under which the picture is found again after a restart. It is safe when this returns."""
+
+    @property
+    def authorization(self) -> str:
+        """What the caller sent under that name. It is never kept: empty for an operation that another process accepted."""
+
+    def warn(self, text: str) -> None:
+        """Tell the caller, in a line, what he asked for that will not be in the picture."""
+
+    @property
+    def followed(self) -> bool:
+        """Whether somebody would like to see sketches."""
+
+    def sketch(self, image: bytes) -> None:
+        """Show how far the picture is, as a JPEG."""
 
 
 class Backend(Protocol):

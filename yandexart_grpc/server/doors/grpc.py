@@ -61,8 +61,9 @@ class Generation(stubs.ImageGenerationAsyncServiceServicer):
 
     async def Generate(self, request: stubs.ImageGenerationRequest, context: Context) -> stubs.Operation:
         await context.send_initial_metadata(self._announced)
-        key = dict(context.invocation_metadata() or ()).get("idempotency-key")
-        return await _answered(context, self._operations.accept(request, key=None if key is None else str(key)))
+        sent = {name: str(value) for name, value in context.invocation_metadata() or ()}
+        accepted = self._operations.accept(request, key=sent.get("idempotency-key"), authorization=sent.get("authorization", ""))
+        return await _answered(context, accepted)
 
 
 class OperationReads(stubs.OperationServiceServicer):

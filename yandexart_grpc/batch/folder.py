@@ -1,0 +1,81 @@
+"""The files of a batch: their names, which are ours alone, and how an image becomes one of them, whole or not at all."""
+
+import json
+import os
+import re
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from yandexart_grpc.batch.rows import Row
+from yandexart_grpc.errors import YandexArtError
+from yandexart_grpc.image import Image
+
+_PART = re.compile(r"\.[0-9A-Za-z-]{1,40}-[0-9a-f]{16}\.jpeg\.part")
+_LARGEST_SEGMENT = 0xFFFF - 2
+"""Bytes that fit into a segment of a JPEG."""
+
+
+class FolderError(YandexArtError):
+    """What belongs into the folder of a batch could not be written there."""
+
+
+def make(folder: Path) -> None:
+    """Make the folder where there is none. Raises `FolderError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder}: {error.strerror}") from error
+
+
+def clean(folder: Path) -> None:
+    """Remove the pieces of images that a run left when it was killed. Raises `FolderError`."""
+    try:
+        for path in folder.iterdir():
+            if _PART.fullmatch(path.name):
+                path.unlink()
+    except OSError as error:
+        raise FolderError(f"{folder}: {error.strerror}") from error
+
+
+def file_name(row: Row) -> str:
+    """The name of a row's image: some of its prompt for people, some of its key so that it is the only one."""
+    slug = re.sub("[^0-9A-Za-z]+", "-", row.request.prompt)[:40].strip("-")
+    return f"{slug or 'image'}-{row.key[:16]}.jpeg"
+
+
+def save(folder: Path, row: Row, image: Image, *, metadata: bool) -> str:
+    """Write the image, replacing what has its name, and return the SHA-256 of the file. Raises `FolderError`."""
+    data = _commented(image.data, row, image.operation_id) if metadata else image.data
+    target = folder / file_name(row)
+    part = folder / f".{target.name}.part"
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise FolderError(f"{target}: {error.strerror}", operation_id=image.operation_id, billed="yes") from error
+    return sha256(data).hexdigest()
+
+
+def _commented(data: bytes, row: Row, operation_id: str) -> bytes:
+    """The JPEG with a comment that tells where it comes from, unless that is too long for one."""
+    request = row.request
+    about = {"prompt": request.prompt, "seed": request.seed, "model": request.model_uri, "operation_id": operation_id}
+    comment = json.dumps(about, ensure_ascii=False).encode(errors="replace")
+    if len(comment) > _LARGEST_SEGMENT:
+        return data
+    at = _after_head(data)
+    return b"".join([data[:at], b"\xff\xfe", (len(comment) + 2).to_bytes(2), comment, data[at:]])
+
+
+def _after_head(data: bytes) -> int:
+    """Where the application segments at the start of a JPEG end (ITU-T T.81, annex B): readers look for some right there."""
+    at = 2
+    while data[at] == 0xFF and 0xE0 <= data[at + 1] <= 0xEF:
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return at

@@ -1,0 +1,141 @@
+"""The ledger of a batch: a SQLite file that knows what was ordered, because it is told before anything is sent.
+
+The rollback journal and synchronous=FULL are what survives a power loss (faults.md, row 22); the exclusive lock keeps a second
+batch out for as long as this one lives.
+"""
+
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from yandexart_grpc.batch.folder import FolderError
+from yandexart_grpc.errors import Billed, ConfigurationError
+
+NAME = "ledger.db"
+VERSION = 1
+
+
+class State(StrEnum):
+    """How far a row is."""
+
+    NEW = "new"
+    """To be ordered. The ledger keeps no such row."""
+    SUBMITTING = "submitting"
+    """An order was sent, or is about to be; the answer is not known."""
+    SUBMITTED = "submitted"
+    """The operation has an id."""
+    DONE = "done"
+    """The image is a file."""
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """The image may have been bought, and no id is known that would bring it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What the ledger knows of a row. The fields are the columns of its table."""
+
+    key: str
+    prompt: str
+    seed: int
+    state: State = State.NEW
+    attempt: int = 1
+    """Grows when the user asks to buy again, and with it the idempotency key changes."""
+    scope: str | None = None
+    """Within which the server said that it honours idempotency keys; None where it said nothing."""
+    endpoint: str | None = None
+    operation_id: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    """Of the file."""
+    error: str | None = None
+    seconds: float | None = None
+    """From the order to the image, where one run has seen both."""
+    billed: Billed | None = None
+
+
+_COLUMNS = [field.name for field in fields(Record)]
+_STATE = _COLUMNS.index("state")
+_SCHEMA = f"""
+    CREATE TABLE batch (id TEXT NOT NULL);
+    CREATE TABLE rows (key TEXT PRIMARY KEY, {", ".join(_COLUMNS[1:])});
+    PRAGMA user_version = {VERSION};
+"""
+
+
+class Ledger:
+    """An open ledger, which nobody else can open meanwhile."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the ledger of the folder, or begin one.
+
+        Raises `ConfigurationError` when another batch has it open, or when it is none that can be read, and `FolderError`
+        when it cannot be written.
+        """
+        self._path = folder / NAME
+        with self._translated():
+            self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+        try:
+            with self._translated():
+                self.batch_id = self._begin()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def records(self) -> dict[str, Record]:
+        """Every row that it knows, by key."""
+        with self._translated():
+            found = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM rows ORDER BY rowid").fetchall()
+        return {
+            values[0]: Record(**dict(zip(_COLUMNS, values, strict=True)) | {"state": State(values[_STATE])}) for values in found
+        }
+
+    def write(self, record: Record) -> None:
+        """Keep what is known of a row now; it is on the disk when this returns. Raises `FolderError`."""
+        marks = ", ".join("?" * len(_COLUMNS))
+        with self._translated():
+            self._connection.execute(f"INSERT OR REPLACE INTO rows ({', '.join(_COLUMNS)}) VALUES ({marks})", astuple(record))
+
+    def forget(self, key: str) -> None:
+        """Undo what was written about a row that nothing was ordered for. Raises `FolderError`."""
+        with self._translated():
+            self._connection.execute("DELETE FROM rows WHERE key = ?", (key,))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._connection.close()
+
+    def _begin(self) -> str:
+        """Lock the ledger, make its tables where there are none, and return the id of the batch."""
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = TRUNCATE", "synchronous = FULL"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection.execute("BEGIN EXCLUSIVE")  # this mode keeps the lock from now on
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise ConfigurationError(f"{self._path}: its version is {version}, and the newest that is known here is {VERSION}")
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                self._connection.execute(statement)
+            self._connection.execute("INSERT INTO batch VALUES (?)", (secrets.token_hex(8),))
+        self._connection.execute("COMMIT")
+        (batch_id,) = self._connection.execute("SELECT id FROM batch").fetchone()
+        return str(batch_id)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                raise ConfigurationError(f"{self._path.parent}: another batch is at work in this folder") from error
+            raise FolderError(f"{self._path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise ConfigurationError(f"{self._path}: not the ledger of a batch: {error}") from error

@@ -272,4 +272,4 @@ TestBlockingWorld.settings = TestAsyncWorld.settings = SETTINGS
 @pytest.mark.parametrize("world", [BlockingWorld, AsyncWorld])
 def test_longer(world: type[World]) -> None:
     """The same with many more examples."""
-    run_state_machine_as_test(world, settings=settings(SETTINGS, max_examples=60, stateful_step_count=30))
+    run_state_machine_as_test(world, settings=settings(SETTINGS, max_examples=30, stateful_step_count=30))

@@ -469,6 +469,13 @@ def test_a_server_that_is_not_there_has_got_nothing(code: StatusCode) -> None:
     assert (error.billed, error.resend, driven.clock.time) == ("no", "safe", 0)
 
 
+def test_an_order_for_which_no_connection_could_be_made_was_not_sent() -> None:
+    """The connection broke unnoticed, and gRPC says that it found no other: that is as clean."""
+    refused = Failed(StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: refused")
+    error = ends(submitting(pace_on(Clock())), refused, Unavailable, "host:1 cannot be reached, and nothing was ordered")
+    assert (error.billed, error.resend) == ("no", "safe")
+
+
 @pytest.mark.parametrize("code", [code for code in StatusCode if code is not StatusCode.OK])
 def test_any_answer_of_the_server_tells_that_it_is_there(code: StatusCode) -> None:
     """A server that does not know the question, or does not like it, is there all the same; it may announce its scope."""

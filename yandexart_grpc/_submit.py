@@ -23,6 +23,7 @@ from yandexart_grpc.errors import (
     failure,
     from_rpc,
     is_local_limit,
+    is_unsent,
     retry_after,
 )
 from yandexart_grpc.stubs import ImageGenerationRequest, Operation
@@ -81,6 +82,8 @@ def submit(request: ImageGenerationRequest, pace: Pace, deadline: float, key: st
             try:
                 answer = yield Step(request=request, timeout=_time_left(pace, deadline), key=key)
             except RpcError as error:
+                if doubt is None and is_unsent(error):
+                    raise _unreachable(pace.target, error, failure(error).details() or "") from error
                 if failure(error).code() in UNKNOWN or is_local_limit(error):
                     doubt = doubt or _Doubt(pace, deadline, key, scope)
                     doubt.grow(error)
@@ -205,9 +208,12 @@ def _require_answer(error: RpcError, target: str, timeout: float) -> None:
     if status.code() in OURS and not status.trailing_metadata() and not status.initial_metadata():
         late = status.code() is StatusCode.DEADLINE_EXCEEDED
         why = f"no answer within {timeout:g} s" if late else status.details() or "no reason given"
-        raise Unavailable(
-            f"{target} cannot be reached, and nothing was ordered: {why}", code=status.code(), details=why
-        ) from error
+        raise _unreachable(target, error, why) from error
+
+
+def _unreachable(target: str, error: RpcError, why: str) -> Unavailable:
+    text = f"{target} cannot be reached, and nothing was ordered: {why}"
+    return Unavailable(text, code=failure(error).code(), details=why)
 
 
 def _time_left(pace: Pace, deadline: float) -> float:

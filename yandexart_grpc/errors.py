@@ -207,6 +207,12 @@ def is_local_limit(error: grpc.RpcError) -> bool:
     return status.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (status.details() or "")
 
 
+def is_unsent(error: grpc.RpcError) -> bool:
+    """Whether a call never left this machine, because no connection could be made for it; only its text tells."""
+    status = failure(error)
+    return status.code() is StatusCode.UNAVAILABLE and (status.details() or "").startswith("failed to connect to all addresses")
+
+
 def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = None) -> YandexArtError:
     """The error to raise when `doing` (a gerund, for people) ended with a failed call.
 

@@ -98,9 +98,6 @@ async def test_a_reset_before_the_request_is_a_clean_failure(connect: Connect, l
     assert executions(server.ledger) == {"a cat": 1}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="that the connection is gone is learned from the failed submit itself, which might have left"
-)
 async def test_a_server_that_went_away_between_two_submits_is_a_clean_failure(
     connect: Connect, serve: Serve, proxied: Proxied
 ) -> None:

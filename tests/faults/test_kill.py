@@ -21,12 +21,9 @@ from tests.conftest import Face
 from tests.faults.conftest import Connect
 from tests.faults.counting_server import digest, executions, picture
 from tests.faults.process import ROOT, ServerProcess
-from tests.faults.ready import needs_batch, needs_keys
 from tests.foreign import Foreign
 from yandexart_grpc import OutcomeUnknown, Unavailable
 
-SHORT, LONG = 2, pytest.param(50, marks=pytest.mark.faults)
-"""How many kills."""
 PATIENCE = 240.0
 """Seconds within which everything has to come to its end."""
 
@@ -80,9 +77,14 @@ class Customer:
                     await asyncio.sleep(0.05)
 
 
-@needs_keys
-@pytest.mark.parametrize("kills", [SHORT, LONG])
-@pytest.mark.parametrize("charges", [True, pytest.param(False, marks=pytest.mark.faults)], ids=["charges", "free"])
+@pytest.mark.parametrize(
+    ("charges", "kills"),
+    [
+        pytest.param(True, 2, id="charges-2"),
+        pytest.param(True, 50, id="charges-50", marks=pytest.mark.faults),
+        pytest.param(False, 20, id="free-20", marks=pytest.mark.faults),
+    ],
+)
 async def test_a_server_may_be_killed_at_any_instant(
     connect: Connect, start: Callable[..., ServerProcess], tmp_path: Path, kills: int, charges: bool
 ) -> None:
@@ -140,8 +142,7 @@ def shop(
         )
 
 
-@needs_batch
-@pytest.mark.parametrize("kills", [SHORT, LONG])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.faults)])
 def test_a_batch_may_be_killed_at_any_instant(shop: Shop, tmp_path: Path, kills: int) -> None:
     """A batch that is killed again and again, and then run to its end, has bought each row once, and each file is whole."""
     rows, out = [f"cat {number}" for number in range(max(30, 6 * kills))], tmp_path / "out"

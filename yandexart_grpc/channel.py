@@ -90,7 +90,7 @@ def _options(settings: Settings) -> list[tuple[str, str | int]]:
     return [
         ("grpc.primary_user_agent", f"yandexart-grpc/{__version__}"),
         ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
-        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         # Without this one, a peer that stalls with its connection alive is noticed after a minute.
         ("grpc.http2.ping_timeout_ms", 5_000),

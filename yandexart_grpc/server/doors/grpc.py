@@ -18,7 +18,7 @@ OPTIONS = (
     # A second server on the same port is an error; by default the kernel would share the callers out between both.
     ("grpc.so_reuseport", 0),
     # Callers keep a quiet connection alive by pings; by default three in five minutes would end it.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # A burst of callers waits for its turn; by default what exceeds a thousand is cancelled, with nothing said.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),

@@ -20,6 +20,7 @@ import grpc
 
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.backends.base import Backend
+from yandexart_grpc.server.backends.cloud import CloudBackend, Credentials
 from yandexart_grpc.server.backends.demo import DemoBackend
 from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_door
 from yandexart_grpc.server.operations import Operations, Unknown
@@ -38,6 +39,8 @@ KEEP = 3 * 24 * 3600.0
 """Seconds for which a finished operation is kept, as the real service does (contract/service.md, "The answer")."""
 GOODBYE = 0.5
 """Seconds that answers have to leave when the time for work is over."""
+UPSTREAM_TIMEOUT = 600.0
+"""Seconds that a picture may take somewhere else."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -52,6 +55,12 @@ class ServerSettings:
     """The name of a backend, or one of your own."""
     duration: str = DURATION
     """How long the demo backend takes: `fixed:S`, `uniform:LOW,HIGH` or `lognormal:MEDIAN,SIGMA`, in seconds."""
+    upstream: str | None = None
+    """Where the cloud backend orders pictures; None for Yandex."""
+    upstream_credentials: Credentials = "caller"
+    """In whose name it orders: "caller", by the authorization that he sends, or "server", by that of the environment."""
+    upstream_timeout: float = UPSTREAM_TIMEOUT
+    """Seconds that an order may take there once it is accepted."""
     tls_cert: str | None = None
     """A PEM file with the certificate of the server; without one it speaks plaintext."""
     tls_key: str | None = None
@@ -75,13 +84,22 @@ class ServerSettings:
         """Everything that is wrong, one sentence a setting."""
         if not 0 <= self.grace < math.inf:
             yield f"grace: {self.grace!r} is not a number of seconds from 0"
-        if not 0 < self.keep < math.inf:
-            yield f"keep: {self.keep!r} is not a positive number of seconds"
+        for name in ("keep", "upstream_timeout"):
+            if not 0 < getattr(self, name) < math.inf:
+                yield f"{name}: {getattr(self, name)!r} is not a positive number of seconds"
         for name in ("concurrency", "queue"):
             if getattr(self, name) < 1:
                 yield f"{name}: {getattr(self, name)!r} is not an integer from 1"
-        if self.unknown not in get_args(Unknown):
-            yield f"unknown: {self.unknown!r} is neither {' nor '.join(map(repr, get_args(Unknown)))}"
+        for name, choices in (("unknown", get_args(Unknown)), ("upstream_credentials", get_args(Credentials))):
+            if getattr(self, name) not in choices:
+                yield f"{name}: {getattr(self, name)!r} is neither {' nor '.join(map(repr, choices))}"
+
+
+BACKENDS: dict[str, Callable[[ServerSettings], Backend]] = {
+    "demo": lambda settings: DemoBackend(settings.duration),
+    "cloud": lambda settings: CloudBackend(settings.upstream, settings.upstream_credentials, settings.upstream_timeout),
+}
+"""Where pictures may come from, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +192,10 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
 def _backend(settings: ServerSettings) -> Backend:
     if not isinstance(settings.backend, str):
         return settings.backend
-    if settings.backend != "demo":
-        raise ConfigurationError(f"backend: {settings.backend!r} is not 'demo'")
+    if settings.backend not in BACKENDS:
+        raise ConfigurationError(f"backend: {settings.backend!r} is none of {', '.join(map(repr, BACKENDS))}")
     try:
-        return DemoBackend(settings.duration)
+        return BACKENDS[settings.backend](settings)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

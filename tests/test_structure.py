@@ -89,6 +89,11 @@ def test_only_stubs_knows_the_generated_modules() -> None:
     assert [name for name in files() if "yandexart_pb" in imports_of(name)] == ["stubs"]
 
 
+def test_one_backend_alone_is_a_client() -> None:
+    """In the server, the cloud backend imports the client and nobody else does."""
+    assert [name for name in files() if name.startswith("server/") and "aio" in imports_of(name)] == ["server/backends/cloud"]
+
+
 def test_rooms_are_entered_by_one_function() -> None:
     """Outside the rooms, one function of `channel` imports a room, and only when it is called."""
 

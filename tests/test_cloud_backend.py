@@ -381,7 +381,7 @@ class TestCredentials:
     [
         ({"upstream": "nowhere"}, "upstream: 'nowhere' is none of"),
         ({"upstream_credentials": "both"}, "upstream_credentials: 'both' is neither 'caller' nor 'server'"),
-        ({"upstream_credentials": "server"}, "upstream_credentials: the server has none; set one of YC_API_KEY"),
+        ({"upstream_credentials": "server"}, "upstream_credentials: 'server' needs one of YC_API_KEY"),
         ({"upstream_timeout": 0}, "upstream_timeout: 0 is not a positive number of seconds"),
     ],
 )

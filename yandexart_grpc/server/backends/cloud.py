@@ -6,19 +6,16 @@ wait is left to `aio`. An order is sent once. Its id there is noted before anyth
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from grpc import RpcError, StatusCode
 
 from yandexart_grpc import auth
 from yandexart_grpc.aio import AsyncYandexArt
 from yandexart_grpc.errors import (
-    ConfigurationError,
     ContentRefused,
     OperationCancelled,
     OperationFailed,
@@ -48,9 +45,6 @@ from yandexart_grpc.stubs import ImageGenerationResponse
 
 log = logging.getLogger("yandexart_grpc.server")
 
-Credentials = Literal["caller", "server"]
-"""In whose name pictures are ordered: that of the caller, by the authorization he sends, or that of the server."""
-
 CLIENTS = 64
 """How many callers keep their connections while they have nothing under way."""
 RECONNECT = 60.0
@@ -74,18 +68,19 @@ class CloudBackend:
 
     charges = resumable = True
 
-    def __init__(self, upstream: str | None = None, credentials: Credentials = "caller", timeout: float = 600.0) -> None:
-        """Order at `upstream`, or of Yandex where none is given. `timeout` is how many seconds an accepted order may take.
+    def __init__(self, upstream: str | None = None, *, authorization: str | None = None, timeout: float = 600.0) -> None:
+        """Order at `upstream`, or of Yandex where none is given, with the credential of each caller unless there is an
+        `authorization` for all. `timeout` is how many seconds an accepted order may take.
 
-        Raises `ConfigurationError` when the address is none, and when the server is to pay and has no credential.
+        Raises `ValueError` when the address is none.
         """
-        self._keyless = upstream is not None
+        self._authorization = authorization
+        self._anonymous = upstream is not None
         """Whether the server may want no credential; Yandex always does."""
-        self._forwards = credentials == "caller"
         self._timeout = timeout
         self._settings = Settings(
             folder_id=None,
-            credential=None if self._forwards else _own_credential(),
+            credential=None,
             endpoint=_endpoint(upstream or GENERATION),
             operation_endpoint=_endpoint(upstream or OPERATIONS),
             root_certificates=None,
@@ -99,8 +94,6 @@ class CloudBackend:
                 submits_per_minute=SUBMITS_PER_MINUTE,
             ),
         )
-        if not (self._forwards or self._keyless or self._settings.credential):
-            raise ConfigurationError(f"upstream_credentials: the server has none; set one of {', '.join(auth.VARIABLES)}")
         self._clients: dict[str, _Lent] = {}
         """By authorization, the one that was used last at the end."""
 
@@ -110,8 +103,7 @@ class CloudBackend:
         Raises what the order or its operation ended with, `OutcomeUnknown` when it may have been accepted and nobody knows,
         `Unavailable` when nothing was ordered, and `OperationTimeout` when it was accepted and never done.
         """
-        authorization = self._authorization(upstream)
-        async with self._client(authorization) as art:
+        async with self._client(self._payer(upstream)) as art:
             if upstream.id:
                 operation = art.operation(upstream.id)
             else:
@@ -171,21 +163,22 @@ class CloudBackend:
             code=StatusCode.DEADLINE_EXCEEDED,
         )
 
-    def _authorization(self, upstream: Upstream) -> str:
-        """What the order is placed with. Raises `Unauthenticated` when the caller has to say it, and has not."""
-        if not self._forwards:
-            return ""
-        given = upstream.authorization
-        if not given and not self._keyless:
+    def _payer(self, upstream: Upstream) -> str:
+        """The authorization that the order goes with. Raises `Unauthenticated` when the caller has to say it, and has not."""
+        given = (self._authorization or upstream.authorization).strip()
+        if not given and not self._anonymous:
             raise _unnamed(upstream, "it is sent on with the order and never kept, and there is none")
-        if not given.isascii() or (given and not given.isprintable()):
-            raise _unnamed(upstream, "it holds characters other than printable ASCII")
+        if given and not (given.isascii() and given.isprintable()):
+            raise _unnamed(upstream, "it holds a character that is not printable ASCII")
         return given
 
     @asynccontextmanager
     async def _client(self, authorization: str) -> AsyncIterator[AsyncYandexArt]:
         """The client of whoever has that authorization; nobody else uses it."""
-        lent = self._clients.pop(authorization, None) or _Lent(AsyncYandexArt._with(self._settings_of(authorization)))
+        lent = self._clients.pop(authorization, None)
+        if lent is None:
+            credential = auth.Credential(authorization) if authorization else None
+            lent = _Lent(AsyncYandexArt._with(replace(self._settings, credential=credential)))
         self._clients[authorization] = lent
         lent.users += 1
         try:
@@ -193,9 +186,6 @@ class CloudBackend:
         finally:
             lent.users -= 1
             await self._close_idle()
-
-    def _settings_of(self, authorization: str) -> Settings:
-        return replace(self._settings, credential=auth.Credential(authorization)) if authorization else self._settings
 
     async def _close_idle(self) -> None:
         """Close the clients that were used longest ago, where there are too many."""
@@ -217,11 +207,4 @@ def _endpoint(text: str) -> Endpoint:
     try:
         return Endpoint.parse(text)
     except ValueError as error:
-        raise ConfigurationError(f"upstream: {error}") from error
-
-
-def _own_credential() -> auth.Credential | None:
-    try:
-        return auth.find(None, os.environ)
-    except ValueError as error:
-        raise ConfigurationError(f"upstream_credentials: {error}") from error
+        raise ValueError(f"upstream: {error}") from error

@@ -5,11 +5,14 @@ says what it can do, and brings the other side that the case wants.
 """
 
 import asyncio
+import base64
+import http.client
 import io
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import grpc
 import PIL.Image
@@ -17,6 +20,7 @@ import pytest
 from grpc import StatusCode
 
 from tests.foreign import Foreign, alone, jpeg, pictured, refused
+from tests.images_api import ImagesApi
 from yandexart_grpc import stubs
 from yandexart_grpc.errors import row
 from yandexart_grpc.server import ServerSettings, embedded
@@ -124,6 +128,88 @@ class Grpc:
         return operation
 
 
+class Http:
+    """What callers over HTTP have in common: nothing but the standard library."""
+
+    def __init__(self, url: str) -> None:
+        self._host = url.removeprefix("http://")
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, url: str) -> AsyncIterator[Self]:
+        yield cls(url)
+
+    async def ask(self, method: str, path: str, body: object = None, **headers: str | None) -> dict[str, Any]:
+        """The JSON that is answered."""
+        given = {name.replace("_", "-"): value for name, value in headers.items() if value}
+        status, answer = await asyncio.to_thread(self._call, method, path, json.dumps(body) if body else None, given)
+        if status == 200:
+            return answer
+        raise Refused(status, self.words(answer))
+
+    def words(self, answer: dict[str, Any]) -> str:
+        """What an error says, in the shape of the door."""
+        raise NotImplementedError
+
+    def _call(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection(self._host, timeout=60)
+        try:
+            known = {"authorization": AUTHORIZATION} | ({"content-type": "application/json"} if body else {})
+            connection.request(method, path, body, known | headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+
+class Rest(Http):
+    """Speaks the JSON of the documents."""
+
+    async def draw(self, order: Order) -> bytes:
+        image = await self.look(await self.submit(order), hold=20)
+        assert image is not None
+        return image
+
+    async def submit(self, order: Order) -> str:
+        options: dict[str, Any] = {"mimeType": "image/jpeg"}
+        if order.seed:
+            options["seed"] = str(order.seed)
+        if order.ratio:
+            options["aspectRatio"] = {"widthRatio": str(order.ratio[0]), "heightRatio": str(order.ratio[1])}
+        messages = [{"text": order.prompt, "weight": "1"}]
+        body = {"modelUri": f"art://{FOLDER}/{MODEL}", "messages": messages, "generationOptions": options}
+        accepted = await self.ask("POST", "/foundationModels/v1/imageGenerationAsync", body, idempotency_key=order.key)
+        return str(accepted["id"])
+
+    async def look(self, operation_id: str, hold: int = 0) -> bytes | None:
+        operation = await self.ask("GET", f"/operations/{operation_id}", prefer=f"wait={hold}" if hold else None)
+        if error := operation.get("error"):
+            raise Refused(status_of(error["code"]), error["message"])
+        return base64.b64decode(operation["response"]["image"]) if operation["done"] else None
+
+    async def cancel(self, operation_id: str) -> None:
+        await self.ask("POST", f"/operations/{operation_id}:cancel")
+
+    def words(self, answer: dict[str, Any]) -> str:
+        return str(answer["message"])
+
+
+class OpenAI(Http):
+    """Speaks the Images API."""
+
+    async def draw(self, order: Order) -> bytes:
+        body: dict[str, Any] = {"prompt": order.prompt, "model": f"art://{FOLDER}/{MODEL}", "response_format": "b64_json"}
+        if order.seed:
+            body["seed"] = order.seed
+        if order.ratio:
+            body["size"] = "{}x{}".format(*order.ratio)
+        answer = await self.ask("POST", "/v1/images/generations", body, idempotency_key=order.key)
+        return base64.b64decode(answer["data"][0]["b64_json"])
+
+    def words(self, answer: dict[str, Any]) -> str:
+        return str(answer["error"]["message"])
+
+
 def status_of(number: int) -> int:
     """The HTTP status of a code."""
     return row(next(code for code in StatusCode if code.value[0] == number)).http
@@ -172,6 +258,16 @@ def cloud(case: Case) -> Iterator[Source]:
             yield Source({**settings, "upstream": foreign.listen()}, lambda: len(foreign.executions))
         finally:
             foreign.close()
+
+
+@contextmanager
+def images(case: Case) -> Iterator[Source]:
+    """Orders at an Images API."""
+    upstream = ImagesApi(delay=SLOW if case == "slow" else 0.0, image=LARGE if case == "large" else None, hangs_up=case == "lost")
+    with upstream.serving() as url:
+        yield Source(
+            {"backend": "images", "upstream": "http://127.0.0.1:1" if case == "down" else url}, lambda: len(upstream.bought)
+        )
 
 
 class BackendKind(NamedTuple):

@@ -62,34 +62,33 @@ class AsyncYandexArt:
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._begin(
-            Settings.resolve(
-                folder_id=folder_id,
-                credentials=credentials,
-                endpoint=endpoint,
-                operation_endpoint=operation_endpoint,
-                root_certificates=root_certificates,
-                history=history,
-                limits=Limits(
-                    timeout=timeout,
-                    rpc_timeout=rpc_timeout,
-                    max_message_bytes=max_message_bytes,
-                    patience=patience,
-                    reads_per_second=reads_per_second,
-                    submits_per_minute=submits_per_minute,
-                ),
-            )
+        self._settings = Settings.resolve(
+            folder_id=folder_id,
+            credentials=credentials,
+            endpoint=endpoint,
+            operation_endpoint=operation_endpoint,
+            root_certificates=root_certificates,
+            history=history,
+            limits=Limits(
+                timeout=timeout,
+                rpc_timeout=rpc_timeout,
+                max_message_bytes=max_message_bytes,
+                patience=patience,
+                reads_per_second=reads_per_second,
+                submits_per_minute=submits_per_minute,
+            ),
         )
+        self._begin()
 
     @classmethod
     def _with(cls, settings: Settings) -> Self:
         """A client with settings that came from neither arguments nor environment."""
         client = cls.__new__(cls)
-        client._begin(settings)
+        client._settings = settings
+        client._begin()
         return client
 
-    def _begin(self, settings: Settings) -> None:
-        self._settings = settings
+    def _begin(self) -> None:
         self._naps = AsyncNaps()
         known = _history.load(self._settings.history)
         self._pace = Pace(self._settings.limits, time.monotonic, known, self._naps.end)

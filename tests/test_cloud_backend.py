@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,23 @@ async def cloud(upstream: str | None, **settings: Any) -> AsyncIterator[Caller]:
         options = [("grpc.max_receive_message_length", 32 * 2**20)]
         async with grpc.aio.insecure_channel(endpoint.removeprefix("http://"), options) as channel:
             yield Caller(channel)
+
+
+@asynccontextmanager
+async def process(upstream: str, store: str) -> AsyncIterator[tuple[Caller, asyncio.subprocess.Process]]:
+    """A caller of `yandexart serve --backend cloud` in a process of its own."""
+    words = ["serve", "--listen", "127.0.0.1:0", "--backend", "cloud", "--upstream", upstream, "--store", store]
+    program = Path(sys.executable).with_name("yandexart")
+    server = await asyncio.create_subprocess_exec(program, *words, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert server.stdout
+        address = (await server.stdout.readline()).decode().rpartition("//")[2].strip()
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Caller(channel), server
+    finally:
+        with suppress(ProcessLookupError):
+            server.kill()
+        await server.wait()
 
 
 @pytest.fixture
@@ -322,6 +340,20 @@ class TestRestart:
         assert "operation fbv00000000000000000 at the upstream may have been bought" in words
         assert len(upstream.reads) == 1 + known
 
+    async def test_a_killed_server_waits_again(self, serve: Serve, file: str) -> None:
+        """SIGKILL in the middle of the wait: the next process on the store hands out the picture, which was bought once."""
+        held = Held()
+        upstream = serve(generate=[alone], reads=[held])
+        endpoint = upstream.listen()
+        async with process(endpoint, file) as (caller, server):
+            operation_id = await caller.submit()
+            await until(held.asked.is_set)
+            server.kill()
+        held.release.set()
+        async with process(endpoint, file) as (caller, _):
+            assert response(await caller.ended(operation_id)).image == PICTURE
+        assert len(upstream.executions) == 1
+
 
 class TestCredentials:
     """In whose name pictures are ordered."""
@@ -341,13 +373,26 @@ class TestCredentials:
             assert read.metadata["authorization"] == owners[read.request.operation_id]
 
     async def test_more_callers_than_are_remembered_are_all_served(self, serve: Serve) -> None:
-        """Whoever has nothing under way is forgotten first, and served again when he comes back."""
-        upstream = serve()
+        """The connection of whoever came longest ago is closed, and never one that somebody waits on."""
+        peers: dict[str, list[str]] = {}
+
+        def answer(operation: Any, context: grpc.ServicerContext) -> None:
+            caller = str(dict(context.invocation_metadata())["authorization"])
+            peers.setdefault(caller, []).append(context.peer())
+            pictured(PICTURE)(operation, context)
+
+        held = Held()
+        upstream = serve(generate=itertools.chain([alone], itertools.repeat(answer)), reads=[held])
         names = [f"Api-Key {number}" for number in range(CLIENTS + 3)]
         async with cloud(upstream.listen()) as caller:
-            for name in [*names, names[0]]:
+            waiting = await caller.submit(authorization="Api-Key waiting")
+            await until(held.asked.is_set)
+            for name in [*names, names[-1], names[0]]:
                 assert response(await caller.made(authorization=name)).image == PICTURE
-        assert [order.metadata["authorization"] for order in upstream.submits] == [*names, names[0]]
+            held.release.set()
+            assert response(await caller.ended(waiting)).image == PICTURE
+        assert len(set(peers[names[-1]])) == 1
+        assert len(set(peers[names[0]])) == 2
 
     async def test_a_caller_without_one_is_not_given_that_of_the_server(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
@@ -380,6 +425,7 @@ class TestCredentials:
     ("settings", "words"),
     [
         ({"upstream": "nowhere"}, "upstream: 'nowhere' is none of"),
+        ({"upstream": "demo://"}, "upstream: 'demo://' is a server inside a process"),
         ({"upstream_credentials": "both"}, "upstream_credentials: 'both' is neither 'caller' nor 'server'"),
         ({"upstream_credentials": "server"}, "upstream_credentials: 'server' needs one of YC_API_KEY"),
         ({"upstream_timeout": 0}, "upstream_timeout: 0 is not a positive number of seconds"),

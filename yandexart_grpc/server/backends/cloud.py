@@ -128,7 +128,7 @@ class CloudBackend:
             except Unavailable as error:
                 if time.monotonic() + pause > end:
                     raise Unavailable(f"{error}; tried for {span:g} s", code=StatusCode.UNAVAILABLE) from error
-                log.warning("%s; tried again in %g s", error, pause)
+                log.info("%s; tried again in %g s", error, pause)
             except YandexArtError as error:
                 if error.billed == "no":
                     raise
@@ -199,12 +199,15 @@ def _bought(operation_id: str) -> str:
 
 
 def _unnamed(upstream: Upstream, why: str) -> Unauthenticated:
-    ordered = _bought(upstream.id) if upstream.id else "nothing was ordered"
+    ordered = f"{_bought(upstream.id)}, and whoever ordered it can read it there" if upstream.id else "nothing was ordered"
     return Unauthenticated(f"authorization: {why}; {ordered}", code=StatusCode.UNAUTHENTICATED)
 
 
 def _endpoint(text: str) -> Endpoint:
     try:
-        return Endpoint.parse(text)
+        endpoint = Endpoint.parse(text)
     except ValueError as error:
         raise ValueError(f"upstream: {error}") from error
+    if endpoint.embedded:
+        raise ValueError(f"upstream: {text!r} is a server inside a process; name one that outlives it")
+    return endpoint

@@ -19,7 +19,7 @@ SECONDS = float(os.environ.get("YANDEXART_SOAK_SECONDS", "60"))
 """How long; read before the tests forget the environment."""
 
 LONG, FLAT, SETTLING = 600, 0.01, 0.25
-"""By how much memory may grow: in the minutes before the allocators have found their size, one step of theirs is more than a leak."""
+"""By how much memory may grow: before the allocators have found their size, one step of theirs is more than a leak."""
 
 
 class Trouble(threading.Thread):

@@ -29,7 +29,13 @@ def default_store() -> str:
 
 @click.command()
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one.")
-@click.option("--backend", default="demo", show_default=True, metavar="NAME", help="Where images come from.")
+@click.option(
+    "--backend",
+    default="demo",
+    show_default=True,
+    metavar="NAME",
+    help="Where images come from: demo draws them, cloud orders them.",
+)
 @click.option(
     "--demo-duration",
     "duration",
@@ -37,6 +43,17 @@ def default_store() -> str:
     show_default=True,
     metavar="LAW",
     help="How many seconds the demo takes: fixed:S, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA.",
+)
+@click.option("--upstream", metavar="URL", help="Where the cloud backend orders images. Yandex Cloud where none is given.")
+@click.option(
+    "--upstream-credentials",
+    type=click.Choice(["caller", "server"]),
+    default="caller",
+    show_default=True,
+    help="Whose credential pays there: the authorization of each caller, or that of the server's environment.",
+)
+@click.option(
+    "--upstream-timeout", type=span, default="10m", show_default=True, metavar="SPAN", help="How long an order may take there."
 )
 @click.option("--tls-cert", metavar="FILE", help="PEM file with the server's certificate. Without one it speaks plaintext.")
 @click.option("--tls-key", metavar="FILE", help="PEM file with the key of that certificate.")

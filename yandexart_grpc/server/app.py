@@ -4,22 +4,25 @@ import asyncio
 import ipaddress
 import logging
 import math
+import os
 import re
 import signal
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import grpc
 
+from yandexart_grpc import auth
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.backends.base import Backend
+from yandexart_grpc.server.backends.cloud import CloudBackend
 from yandexart_grpc.server.backends.demo import DemoBackend
 from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_door
 from yandexart_grpc.server.operations import Operations, Unknown
@@ -38,6 +41,10 @@ KEEP = 3 * 24 * 3600.0
 """Seconds for which a finished operation is kept, as the real service does (contract/service.md, "The answer")."""
 GOODBYE = 0.5
 """Seconds that answers have to leave when the time for work is over."""
+UPSTREAM_TIMEOUT = 600.0
+"""Seconds that a picture may take somewhere else."""
+Whose = Literal["caller", "server"]
+"""Whose credential pays for a picture that is ordered elsewhere."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -52,6 +59,13 @@ class ServerSettings:
     """The name of a backend, or one of your own."""
     duration: str = DURATION
     """How long the demo backend takes: `fixed:S`, `uniform:LOW,HIGH` or `lognormal:MEDIAN,SIGMA`, in seconds."""
+    upstream: str | None = None
+    """Where the cloud backend orders pictures; None for Yandex."""
+    upstream_credentials: Whose = "caller"
+    """Whose credential goes with an order to the upstream: the caller's own, or that of the server, `YC_API_KEY` or
+    `YC_IAM_TOKEN` of its environment."""
+    upstream_timeout: float = UPSTREAM_TIMEOUT
+    """Seconds that an order may take there once it is accepted."""
     tls_cert: str | None = None
     """A PEM file with the certificate of the server; without one it speaks plaintext."""
     tls_key: str | None = None
@@ -75,13 +89,19 @@ class ServerSettings:
         """Everything that is wrong, one sentence a setting."""
         if not 0 <= self.grace < math.inf:
             yield f"grace: {self.grace!r} is not a number of seconds from 0"
-        if not 0 < self.keep < math.inf:
-            yield f"keep: {self.keep!r} is not a positive number of seconds"
+        for name in ("keep", "upstream_timeout"):
+            if not 0 < getattr(self, name) < math.inf:
+                yield f"{name}: {getattr(self, name)!r} is not a positive number of seconds"
         for name in ("concurrency", "queue"):
             if getattr(self, name) < 1:
                 yield f"{name}: {getattr(self, name)!r} is not an integer from 1"
-        if self.unknown not in get_args(Unknown):
-            yield f"unknown: {self.unknown!r} is neither {' nor '.join(map(repr, get_args(Unknown)))}"
+        for name, kind in CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                yield f"{name}: {getattr(self, name)!r} is neither {' nor '.join(map(repr, get_args(kind)))}"
+
+
+CHOICES: Mapping[str, Any] = {"unknown": Unknown, "upstream_credentials": Whose}
+"""The settings that are one of a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +191,35 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
             log.info("stopped")
 
 
+def _demo(settings: ServerSettings) -> Backend:
+    return DemoBackend(settings.duration)
+
+
+def _cloud(settings: ServerSettings) -> Backend:
+    return CloudBackend(settings.upstream, authorization=_authorization(settings), timeout=settings.upstream_timeout)
+
+
+BACKENDS: Mapping[str, Callable[[ServerSettings], Backend]] = {"demo": _demo, "cloud": _cloud}
+"""Backends by name."""
+
+
+def _authorization(settings: ServerSettings) -> str | None:
+    """What is sent with every order; None where each goes with that of its caller."""
+    if settings.upstream_credentials == "caller":
+        return None
+    credential = auth.find(None, os.environ)
+    if credential is None:
+        raise ValueError(f"upstream_credentials: 'server' needs one of {', '.join(auth.VARIABLES)} in the environment")
+    return credential.authorization
+
+
 def _backend(settings: ServerSettings) -> Backend:
     if not isinstance(settings.backend, str):
         return settings.backend
-    if settings.backend != "demo":
-        raise ConfigurationError(f"backend: {settings.backend!r} is not 'demo'")
+    if settings.backend not in BACKENDS:
+        raise ConfigurationError(f"backend: {settings.backend!r} is none of {', '.join(map(repr, BACKENDS))}")
     try:
-        return DemoBackend(settings.duration)
+        return BACKENDS[settings.backend](settings)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "client": (*CORE, *SHELL),
     "aio": (*CORE, *SHELL),
     "__init__": ("client", "aio", *SHELL),
-    "server": ("server", "stubs", "errors", "request", "image"),
+    "server": ("server", "auth", "stubs", "errors", "request", "image"),
     "server/doors": ("server/operations", "stubs", "errors", "request", "image"),
     "server/operations": ("server/store", "server/workers", "server/bells", "server/backends/base", "stubs", "errors", "request"),
     "server/store": ("stubs", "errors", "request"),

@@ -29,7 +29,7 @@ def default_store() -> str:
 
 @click.command()
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one.")
-@click.option("--backend", default="demo", show_default=True, metavar="NAME", help="Where images come from.")
+@click.option("--backend", default="demo", show_default=True, metavar="NAME", help="Where images come from: demo or images.")
 @click.option(
     "--demo-duration",
     "duration",
@@ -37,6 +37,27 @@ def default_store() -> str:
     show_default=True,
     metavar="LAW",
     help="How many seconds the demo takes: fixed:S, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA.",
+)
+@click.option("--upstream", metavar="URL", help="Where the images backend orders.  [default: the Images API of Yandex]")
+@click.option(
+    "--upstream-credentials",
+    type=click.Choice(["caller", "server"]),
+    default="caller",
+    show_default=True,
+    help="Who pays there: each caller, or the server with YC_API_KEY or YC_IAM_TOKEN.",
+)
+@click.option(
+    "--model-map",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="The model to ask there instead of another; may be repeated.  [at the end: yandex-art*=aliceai-image-art-3.0]",
+)
+@click.option(
+    "--on-unsupported",
+    type=click.Choice(["warn", "refuse"]),
+    default="warn",
+    show_default=True,
+    help="What becomes of seeds and weights, which the Images API does not take. Our clients always send a seed.",
 )
 @click.option("--tls-cert", metavar="FILE", help="PEM file with the server's certificate. Without one it speaks plaintext.")
 @click.option("--tls-key", metavar="FILE", help="PEM file with the key of that certificate.")

@@ -4,20 +4,22 @@ import asyncio
 import ipaddress
 import logging
 import math
+import os
 import re
 import signal
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import grpc
 
+from yandexart_grpc import auth
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.demo import DemoBackend
@@ -38,6 +40,10 @@ KEEP = 3 * 24 * 3600.0
 """Seconds for which a finished operation is kept, as the real service does (contract/service.md, "The answer")."""
 GOODBYE = 0.5
 """Seconds that answers have to leave when the time for work is over."""
+Whose = Literal["caller", "server"]
+"""Whose credential pays for a picture that is ordered elsewhere."""
+Unsupported = Literal["warn", "refuse"]
+"""What becomes of a request for what the backend cannot do."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -52,6 +58,18 @@ class ServerSettings:
     """The name of a backend, or one of your own."""
     duration: str = DURATION
     """How long the demo backend takes: `fixed:S`, `uniform:LOW,HIGH` or `lognormal:MEDIAN,SIGMA`, in seconds."""
+    upstream: str | None = None
+    """Where the images backend orders, `https://host[:port]` or `http://host[:port]` (plaintext); the Images API of Yandex where
+    none is given."""
+    upstream_credentials: Whose = "caller"
+    """Whose credential goes with an order to the upstream: the caller's own, or that of the server, `YC_API_KEY` or
+    `YC_IAM_TOKEN` of its environment."""
+    model_map: tuple[str, ...] = ()
+    """Models that the images backend asks instead of others, `old=new` with `*` for any text; after them,
+    `yandex-art*=aliceai-image-art-3.0`."""
+    on_unsupported: Unsupported = "warn"
+    """What the images backend does about weights and seeds, which the Images API does not take: "warn" in the metadata of the
+    operation, or "refuse"."""
     tls_cert: str | None = None
     """A PEM file with the certificate of the server; without one it speaks plaintext."""
     tls_key: str | None = None
@@ -80,8 +98,13 @@ class ServerSettings:
         for name in ("concurrency", "queue"):
             if getattr(self, name) < 1:
                 yield f"{name}: {getattr(self, name)!r} is not an integer from 1"
-        if self.unknown not in get_args(Unknown):
-            yield f"unknown: {self.unknown!r} is neither {' nor '.join(map(repr, get_args(Unknown)))}"
+        for name, kind in CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                yield f"{name}: {getattr(self, name)!r} is neither {' nor '.join(map(repr, get_args(kind)))}"
+
+
+CHOICES: Mapping[str, Any] = {"unknown": Unknown, "upstream_credentials": Whose, "on_unsupported": Unsupported}
+"""The settings that are one of a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +122,25 @@ def embedded(
     *,
     listen: str = "127.0.0.1:0",
     store: str = MEMORY,
+    upstream: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
 ) -> Iterator[Embedded]:
     """Serve inside this process, in a thread of its own, until the `with` block ends; works from blocking code and from asyncio.
 
-    The arguments are those of `ServerSettings`. Raises `ConfigurationError`.
+    The arguments are those of `ServerSettings`. Work that has begun is finished first where its picture is kept in a `store`.
+
+    Raises `ConfigurationError`.
     """
     settings = ServerSettings(
-        listen=listen, backend=backend, duration=duration, store=store, tls_cert=tls_cert, tls_key=tls_key, grace=0.1
+        listen=listen,
+        backend=backend,
+        duration=duration,
+        store=store,
+        upstream=upstream,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        grace=0.1 if store == MEMORY else GRACE,
     )
     started: Future[tuple[str, Callable[[], object]]] = Future()
 
@@ -171,13 +204,40 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
             log.info("stopped")
 
 
+def _demo(settings: ServerSettings) -> Backend:
+    return DemoBackend(settings.duration)
+
+
+def _images(settings: ServerSettings) -> Backend:
+    from yandexart_grpc.server.backends import images  # its HTTP client takes long to import
+
+    authorization = None
+    if settings.upstream_credentials == "server":
+        credential = auth.find(None, os.environ)
+        if credential is None:
+            raise ValueError(f"upstream_credentials: 'server' needs one of {', '.join(auth.VARIABLES)} in the environment")
+        authorization = credential.authorization
+    return images.ImagesBackend(
+        settings.upstream or images.UPSTREAM,
+        authorization=authorization,
+        model_map=settings.model_map,
+        refuse=settings.on_unsupported == "refuse",
+    )
+
+
+BACKENDS: Mapping[str, Callable[[ServerSettings], Backend]] = {"demo": _demo, "images": _images}
+"""Backends by name."""
+
+
 def _backend(settings: ServerSettings) -> Backend:
     if not isinstance(settings.backend, str):
         return settings.backend
-    if settings.backend != "demo":
-        raise ConfigurationError(f"backend: {settings.backend!r} is not 'demo'")
+    if settings.backend not in BACKENDS:
+        raise ConfigurationError(f"backend: {settings.backend!r} is none of {', '.join(map(repr, BACKENDS))}")
     try:
-        return DemoBackend(settings.duration)
+        return BACKENDS[settings.backend](settings)
+    except ImportError as error:
+        raise ConfigurationError(f"backend: {settings.backend!r} needs a package that is not installed ({error})") from error
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -15,6 +15,7 @@ DEFAULTS: dict[str, Any] = {
     "operation_endpoint": None,
     "root_certificates": None,
     "history": None,
+    "store": None,
 }
 LIMITS: dict[str, Any] = {
     "timeout": 60.0,

@@ -4,6 +4,8 @@ The upstream is `images_upstream`: a server behind a real socket, which answers 
 """
 
 import json
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -328,6 +330,14 @@ class TestCleanFailures:
         assert code is StatusCode.UNAVAILABLE
         assert "nothing was ordered" in words
 
+    def test_without_its_certificate_nobody_is_told_anything(self, upstream: ImagesUpstream) -> None:
+        """An upstream that cannot show who it is gets neither credential nor order."""
+        with embedded(ImagesBackend(f"https://{upstream.address}", patience=QUICK)) as server:
+            code, words = error_of(ended(server))
+        assert code is StatusCode.UNAVAILABLE
+        assert "nothing was ordered" in words
+        assert upstream.asked == []
+
     def test_an_upstream_that_comes_back_is_asked_once(self, start: Start) -> None:
         """A refused connection is tried again, with time in between."""
         with socket.socket() as taken:
@@ -495,6 +505,22 @@ class TestOneProcess:
         await first.close()
         assert (await (await connect(**settings).operation(operation.id)).result()).width == 1024
         assert len(upstream.executions) == 1
+
+    async def test_one_client_at_a_time_has_a_store(self, connect: Connect, tmp_path: Path) -> None:
+        """Another one is refused, and told why."""
+        settings: dict[str, Any] = {"endpoint": "images://", "credentials": KEY, "store": f"sqlite:///{tmp_path}/x.db"}
+        with YandexArt(**settings), pytest.raises(ConfigurationError, match="in use by another server"):
+            await connect(**settings).submit("a cat")
+
+    def test_without_its_http_client(self) -> None:
+        """One line names the extra, and the exit code is 2."""
+        command = ["generate", "a cat", "--endpoint", "images://", "--folder-id", "b1g"]
+        hide = f"import sys; sys.modules['httpx2'] = None; sys.argv[1:] = {command!r}"
+        code = f"{hide}; from yandexart_grpc.cli import main; main()"
+        environ = os.environ | {"YC_API_KEY": KEY}
+        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 2
+        assert re.fullmatch(r"Error: .*pip install 'yandexart-grpc\[server\]'.*\n", done.stderr)
 
     def test_from_the_command_line(self, upstream: ImagesUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """One command from a key to a file; with a store, another command finds the operation."""

@@ -237,7 +237,8 @@ def _backend(settings: ServerSettings) -> Backend:
     try:
         return BACKENDS[settings.backend](settings)
     except ImportError as error:
-        raise ConfigurationError(f"backend: {settings.backend!r} needs a package that is not installed ({error})") from error
+        needed = "pip install 'yandexart-grpc[server]'"
+        raise ConfigurationError(f"backend: {settings.backend!r} needs more packages: {needed} ({error})") from error
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

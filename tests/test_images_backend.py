@@ -426,6 +426,7 @@ class TestLostAnswers:
             code, words = error_of(ended(start(upstream.address, patience=patience)))
             assert code is StatusCode.ABORTED
             assert "may have been bought" in words
+            assert ("more than" in words) == (fault is floods)
             assert len(upstream.asked) == 1
 
     async def test_both_clients_say_what_became_of_the_money(self, connect: Connect, start: Start) -> None:

@@ -211,15 +211,9 @@ def _demo(settings: ServerSettings) -> Backend:
 def _images(settings: ServerSettings) -> Backend:
     from yandexart_grpc.server.backends import images  # its HTTP client takes long to import
 
-    authorization = None
-    if settings.upstream_credentials == "server":
-        credential = auth.find(None, os.environ)
-        if credential is None:
-            raise ValueError(f"upstream_credentials: 'server' needs one of {', '.join(auth.VARIABLES)} in the environment")
-        authorization = credential.authorization
     return images.ImagesBackend(
         settings.upstream or images.UPSTREAM,
-        authorization=authorization,
+        authorization=_authorization(settings),
         model_map=settings.model_map,
         refuse=settings.on_unsupported == "refuse",
     )
@@ -227,6 +221,16 @@ def _images(settings: ServerSettings) -> Backend:
 
 BACKENDS: Mapping[str, Callable[[ServerSettings], Backend]] = {"demo": _demo, "images": _images}
 """Backends by name."""
+
+
+def _authorization(settings: ServerSettings) -> str | None:
+    """What is sent with every order; None where each goes with that of its caller."""
+    if settings.upstream_credentials == "caller":
+        return None
+    credential = auth.find(None, os.environ)
+    if credential is None:
+        raise ValueError(f"upstream_credentials: 'server' needs one of {', '.join(auth.VARIABLES)} in the environment")
+    return credential.authorization
 
 
 def _backend(settings: ServerSettings) -> Backend:

@@ -8,7 +8,7 @@ from grpc import StatusCode
 
 import yandexart_grpc
 from yandexart_grpc import ContentRefused, OperationCancelled, OperationFailed, OutcomeUnknown, YandexArtError, errors
-from yandexart_grpc.stubs import Operation, Status
+from yandexart_grpc.stubs import ErrorInfo, Operation, Status
 
 NAMES = [getattr(yandexart_grpc, name) for name in yandexart_grpc.__all__]
 PUBLIC = [
@@ -86,3 +86,20 @@ def test_a_retired_model_is_explained(code: StatusCode, text: str, is_explained:
         assert error.details == text
         for words in ("September 2026", "endpoint='images://'", "generate --endpoint images://", "serve --backend images"):
             assert (words in str(error)) is is_explained
+
+
+@pytest.mark.parametrize("billed", ["no", "yes", "unknown"])
+@pytest.mark.parametrize("code", [StatusCode.INTERNAL, StatusCode.UNAVAILABLE])
+def test_a_server_of_ours_tells_what_became_of_the_money(code: StatusCode, billed: errors.Billed) -> None:
+    """Whatever the code of the operation's error."""
+    status = errors.with_bill(Status(code=code.value[0], message="m"), billed)
+    assert errors.from_operation(Operation(id="x", error=status)).billed == billed
+
+
+def test_details_that_cannot_be_read_tell_nothing() -> None:
+    """Neither those of others nor broken ones."""
+    status = Status(code=StatusCode.UNAVAILABLE.value[0])
+    status.details.add().Pack(ErrorInfo(reason="BILLED_NO", domain="elsewhere"))
+    status.details.add().Pack(ErrorInfo(reason="SOMETHING", domain=errors.DOMAIN))
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    assert errors.from_operation(Operation(id="x", error=status)).billed == "unknown"

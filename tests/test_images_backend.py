@@ -330,6 +330,15 @@ class TestCleanFailures:
         assert code is StatusCode.UNAVAILABLE
         assert "nothing was ordered" in words
 
+    async def test_both_clients_say_that_nothing_was_bought(self, connect: Connect, start: Start) -> None:
+        """Of what could not be ordered and of what was refused."""
+        with ImagesUpstream([says(403, OPENAI)]) as upstream:
+            for address in ("127.0.0.1:1", upstream.address):
+                art = connect(endpoint=start(address).endpoint, credentials=KEY)
+                with pytest.raises(OperationFailed) as caught:
+                    await art.generate(PROMPT)
+                assert (caught.value.billed, caught.value.resend) == ("no", "safe")
+
     def test_without_its_certificate_nobody_is_told_anything(self, upstream: ImagesUpstream) -> None:
         """An upstream that cannot show who it is gets neither credential nor order."""
         with embedded(ImagesBackend(f"https://{upstream.address}", patience=QUICK)) as server:

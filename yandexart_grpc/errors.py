@@ -21,14 +21,14 @@ What each call means for money is said by `billed` and `resend`. Failures of gRP
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import ClassVar, Literal, NamedTuple, Protocol, cast
+from contextlib import contextmanager, suppress
+from typing import ClassVar, Literal, NamedTuple, Protocol, cast, get_args
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from yandexart_grpc.stubs import Operation, RetryInfo, Status
+from yandexart_grpc.stubs import ErrorInfo, Operation, RetryInfo, Status
 
 log = logging.getLogger("yandexart_grpc")
 
@@ -293,9 +293,32 @@ def from_operation(operation: Operation) -> YandexArtError:
         code=code,
         details=status.message,
         operation_id=operation.id,
-        # An internal error of the server is not charged (contract/service.md, "The answer").
-        billed="no" if code is StatusCode.INTERNAL else "unknown",
+        billed=_bill(status, code),
     )
+
+
+DOMAIN = "yandexart-grpc"
+"""Whose word it is what an operation that failed did to the money."""
+BILLS: dict[str, Billed] = {f"BILLED_{billed.upper()}": billed for billed in get_args(Billed)}
+"""How that is said."""
+
+
+def with_bill(status: Status, billed: Billed) -> Status:
+    """The status of an operation, with what is known about money added to it (google.rpc.ErrorInfo)."""
+    reason = next(reason for reason, said in BILLS.items() if said == billed)
+    status.details.add().Pack(ErrorInfo(reason=reason, domain=DOMAIN))
+    return status
+
+
+def _bill(status: Status, code: StatusCode) -> Billed:
+    """Whether an operation that failed was paid for: a server of ours tells."""
+    info = ErrorInfo()
+    with suppress(DecodeError):
+        for detail in status.details:
+            if detail.Unpack(info) and info.domain == DOMAIN and info.reason in BILLS:
+                return BILLS[info.reason]
+    # An internal error of the service is not charged (contract/service.md, "The answer").
+    return "no" if code is StatusCode.INTERNAL else "unknown"
 
 
 def _is_refusal(code: StatusCode, details: str) -> bool:

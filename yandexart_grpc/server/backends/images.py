@@ -111,7 +111,7 @@ class ImagesBackend:
     async def generate(self, request: ImageRequest, upstream: Upstream) -> ImageGenerationResponse:
         """Order the picture and return it.
 
-        Raises `OutcomeUnknown` when it may have been bought; any other error says that it was not.
+        Raises `OutcomeUnknown` when it may have been bought. After any other error it was not, except where the error says so.
         """
         order = self._order(request, upstream)
         deadline = time.monotonic() + self._patience.repeat
@@ -167,6 +167,7 @@ class ImagesBackend:
                 f"The {IMAGES_API} answered {response.status_code}, a redirect, which is not followed: the credential goes to no"
                 " other address. Is `upstream` the right one?",
                 code=StatusCode.FAILED_PRECONDITION,
+                billed="unknown",
             )
         code, words, is_refusal = _said(response.status_code, _parsed(body))
         words = order.without_secrets(words)

@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Face
@@ -462,6 +462,10 @@ class TestLostAnswers:
 
         @settings(max_examples=40)
         @given(st.sampled_from([200, 400, 500]), st.binary(max_size=50) | ANSWERS)
+        @example(400, b'{"message": "m", "code": true}')
+        @example(400, b'{"error": {"message": "\\ud800", "grpcCode": 1e3}}')
+        @example(500, b'{"error": "\\udfff"}')
+        @example(200, b'{"data": [{"b64_json": "\\ud800"}]}')
         def check(status: int, body: bytes) -> None:
             upstream.script.append(makes(status, body))
             code, words = error_of(ended(server))

@@ -222,7 +222,7 @@ class _Order:
         for secret in (self.authorization, self.authorization.rpartition(" ")[2], self.prompt):
             if len(secret) >= 8:
                 words = words.replace(secret, "…")
-        return words[:LONGEST_WORDS]
+        return words[:LONGEST_WORDS].encode(errors="replace").decode()  # JSON may hold halves of characters
 
 
 def _address(upstream: str) -> str:
@@ -281,8 +281,10 @@ def _said(status: int, answer: Any) -> tuple[StatusCode, str, bool]:
             number = answer.get("code")
         case _:
             words = "no error of the service; is `upstream` the right address?"
-    is_number = isinstance(number, int) and 0 < number < len(StatusCode)
-    code = code_of(int(str(number))) if is_number else _CODES.get(status, StatusCode.INVALID_ARGUMENT)
+    if type(number) is int and 0 < number < len(StatusCode):  # a bool is an int too
+        code = code_of(number)
+    else:
+        code = _CODES.get(status, StatusCode.INVALID_ARGUMENT)
     if any(known in words for known in REFUSALS):
         return code, words, True
     return (code, REFUSAL, True) if kind in RULES else (code, words, False)

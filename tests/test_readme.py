@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.images_upstream import KEY, ImagesUpstream
 from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.errors import TABLE
 from yandexart_grpc.server import Embedded
@@ -23,25 +24,31 @@ BATCHES = re.findall(r"^printf .+ \| yandexart batch .+$", README, re.MULTILINE)
 
 def run(server: Embedded, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run an example as a user would whose environment points to the embedded server."""
-    environment = os.environ | {"YANDEXART_ENDPOINT": server.endpoint, "YC_FOLDER_ID": "b1g"}
+    environment = os.environ | {"YANDEXART_ENDPOINT": server.endpoint, "YC_FOLDER_ID": "b1g", "YC_API_KEY": KEY}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ImagesUpstream]:
+    """What stands in for Yandex's Images API."""
+    with ImagesUpstream() as running:
+        yield running
+
+
 @pytest.mark.parametrize("code", [code for _, code in PYTHON], ids=[title for title, _ in PYTHON])
-def test_every_python_example_runs(code: str, server: Embedded, tmp_path: Path) -> None:
-    """Each block runs as it stands, but for the folder, which has to be a real one."""
-    code = (
-        code.replace("b1g…", "b1g").replace("AQVN…", "AQVN").replace("localhost:50051", server.endpoint.removeprefix("http://"))
-    )
+def test_every_python_example_runs(code: str, server: Embedded, upstream: ImagesUpstream, tmp_path: Path) -> None:
+    """Each block runs as it stands, but for folder, key and addresses, which have to be real ones."""
+    code = code.replace("b1g…", "b1g").replace("AQVN…", KEY).replace("localhost:50051", server.endpoint.removeprefix("http://"))
+    code = code.replace("images://", f"images+http://{upstream.address}")
     done = run(server, tmp_path, sys.executable, "-W", "error", "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_runs(command: str, server: Embedded, tmp_path: Path) -> None:
+def test_every_command_runs(command: str, server: Embedded, upstream: ImagesUpstream, tmp_path: Path) -> None:
     """Each command to make a picture makes one."""
-    done = run(server, tmp_path, "sh", "-c", command)
+    done = run(server, tmp_path, "sh", "-c", command.replace("images://", f"images+http://{upstream.address}"))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list(tmp_path.glob("*.jpeg"))) == 1
 
@@ -58,6 +65,7 @@ def test_there_are_examples_of_everything() -> None:
     """Blocking code, asyncio, stubs, tests and the command line each have one, of about ten lines."""
     assert [title for title, _ in PYTHON] == [
         "In blocking code",
+        "Live pictures",
         "Many at once",
         "A file of prompts",
         "In asyncio",
@@ -65,7 +73,7 @@ def test_there_are_examples_of_everything() -> None:
         "In your tests",
     ]
     assert all(code.count("\n") <= 15 for _, code in PYTHON)
-    assert len(COMMANDS) == 2
+    assert len(COMMANDS) == 3
     assert len(BATCHES) == 1
 
 

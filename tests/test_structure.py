@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "batch/manifest": ("batch/folder", "batch/ledger"),
     "batch/settle": ("batch/ledger", "batch/rows", "errors", "settings"),
     "server/backends/cloud": ("server/backends/base", "aio", *SHELL),
-    "cli": ("cli", "__init__", "client", "aio", "batch", "errors", "request", "server"),
+    "cli": ("cli", "__init__", "client", "aio", "batch", "errors", "request", "settings", "server"),
 }
 """Who may import whom (design.md, section 2). Of the paths that fit a file the longest holds; a folder stands for all in it."""
 

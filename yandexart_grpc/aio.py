@@ -61,6 +61,7 @@ class AsyncYandexArt:
         reads_per_second: float = READS_PER_SECOND,
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
+        store: str | None = None,
     ) -> None:
         self._settings = Settings.resolve(
             folder_id=folder_id,
@@ -69,6 +70,7 @@ class AsyncYandexArt:
             operation_endpoint=operation_endpoint,
             root_certificates=root_certificates,
             history=history,
+            store=store,
             limits=Limits(
                 timeout=timeout,
                 rpc_timeout=rpc_timeout,

@@ -34,7 +34,7 @@ def default_store() -> str:
     default="demo",
     show_default=True,
     metavar="NAME",
-    help="Where images come from: demo draws them, cloud orders them.",
+    help="Where images come from: demo draws them, images asks the Images API, cloud the gRPC service.",
 )
 @click.option(
     "--demo-duration",
@@ -44,16 +44,34 @@ def default_store() -> str:
     metavar="LAW",
     help="How many seconds the demo takes: fixed:S, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA.",
 )
-@click.option("--upstream", metavar="URL", help="Where the cloud backend orders images. Yandex Cloud where none is given.")
+@click.option("--upstream", metavar="URL", help="Where the images or cloud backend orders. Yandex Cloud where none is given.")
 @click.option(
     "--upstream-credentials",
     type=click.Choice(["caller", "server"]),
     default="caller",
     show_default=True,
-    help="Whose credential pays there: the authorization of each caller, or that of the server's environment.",
+    help="Who pays there: each caller, or the server with YC_API_KEY or YC_IAM_TOKEN.",
 )
 @click.option(
-    "--upstream-timeout", type=span, default="10m", show_default=True, metavar="SPAN", help="How long an order may take there."
+    "--upstream-timeout",
+    type=span,
+    default="10m",
+    show_default=True,
+    metavar="SPAN",
+    help="How long the cloud backend waits for an order that was accepted.",
+)
+@click.option(
+    "--model-map",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="The model to ask there instead of another; may be repeated.  [at the end: yandex-art*=aliceai-image-art-3.0]",
+)
+@click.option(
+    "--on-unsupported",
+    type=click.Choice(["warn", "refuse"]),
+    default="warn",
+    show_default=True,
+    help="What becomes of seeds and weights, which the Images API does not take. Our clients always send a seed.",
 )
 @click.option("--tls-cert", metavar="FILE", help="PEM file with the server's certificate. Without one it speaks plaintext.")
 @click.option("--tls-key", metavar="FILE", help="PEM file with the key of that certificate.")

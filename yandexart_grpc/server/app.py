@@ -45,6 +45,8 @@ UPSTREAM_TIMEOUT = 600.0
 """Seconds that a picture may take somewhere else."""
 Whose = Literal["caller", "server"]
 """Whose credential pays for a picture that is ordered elsewhere."""
+Unsupported = Literal["warn", "refuse"]
+"""What becomes of a request for what the backend cannot do."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -60,12 +62,19 @@ class ServerSettings:
     duration: str = DURATION
     """How long the demo backend takes: `fixed:S`, `uniform:LOW,HIGH` or `lognormal:MEDIAN,SIGMA`, in seconds."""
     upstream: str | None = None
-    """Where the cloud backend orders pictures; None for Yandex."""
+    """Where the images or cloud backend orders pictures: `https://host[:port]` or `http://host[:port]` (plaintext); Yandex where
+    none is given."""
     upstream_credentials: Whose = "caller"
     """Whose credential goes with an order to the upstream: the caller's own, or that of the server, `YC_API_KEY` or
     `YC_IAM_TOKEN` of its environment."""
     upstream_timeout: float = UPSTREAM_TIMEOUT
     """Seconds that an order may take there once it is accepted."""
+    model_map: tuple[str, ...] = ()
+    """Models that the images backend asks instead of others, `old=new` with `*` for any text; after them,
+    `yandex-art*=aliceai-image-art-3.0`."""
+    on_unsupported: Unsupported = "warn"
+    """What the images backend does about weights and seeds, which the Images API does not take: "warn" in the metadata of the
+    operation, or "refuse"."""
     tls_cert: str | None = None
     """A PEM file with the certificate of the server; without one it speaks plaintext."""
     tls_key: str | None = None
@@ -100,7 +109,7 @@ class ServerSettings:
                 yield f"{name}: {getattr(self, name)!r} is neither {' nor '.join(map(repr, get_args(kind)))}"
 
 
-CHOICES: Mapping[str, Any] = {"unknown": Unknown, "upstream_credentials": Whose}
+CHOICES: Mapping[str, Any] = {"unknown": Unknown, "upstream_credentials": Whose, "on_unsupported": Unsupported}
 """The settings that are one of a few words."""
 
 
@@ -119,15 +128,25 @@ def embedded(
     *,
     listen: str = "127.0.0.1:0",
     store: str = MEMORY,
+    upstream: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
 ) -> Iterator[Embedded]:
     """Serve inside this process, in a thread of its own, until the `with` block ends; works from blocking code and from asyncio.
 
-    The arguments are those of `ServerSettings`. Raises `ConfigurationError`.
+    The arguments are those of `ServerSettings`. Work that has begun is finished first where its picture is kept in a `store`.
+
+    Raises `ConfigurationError`.
     """
     settings = ServerSettings(
-        listen=listen, backend=backend, duration=duration, store=store, tls_cert=tls_cert, tls_key=tls_key, grace=0.1
+        listen=listen,
+        backend=backend,
+        duration=duration,
+        store=store,
+        upstream=upstream,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        grace=0.1 if store == MEMORY else GRACE,
     )
     started: Future[tuple[str, Callable[[], object]]] = Future()
 
@@ -140,7 +159,9 @@ def embedded(
     def run() -> None:
         try:
             asyncio.run(main())
-        except ConfigurationError as error:
+        except BaseException as error:  # whatever it is, somebody waits to hear of it
+            if started.done():
+                raise
             started.set_exception(error)
 
     # A daemon, so that a client that nobody closed does not keep the process alive.
@@ -199,7 +220,18 @@ def _cloud(settings: ServerSettings) -> Backend:
     return CloudBackend(settings.upstream, authorization=_authorization(settings), timeout=settings.upstream_timeout)
 
 
-BACKENDS: Mapping[str, Callable[[ServerSettings], Backend]] = {"demo": _demo, "cloud": _cloud}
+def _images(settings: ServerSettings) -> Backend:
+    from yandexart_grpc.server.backends import images  # its HTTP client takes long to import
+
+    return images.ImagesBackend(
+        settings.upstream or images.UPSTREAM,
+        authorization=_authorization(settings),
+        model_map=settings.model_map,
+        refuse=settings.on_unsupported == "refuse",
+    )
+
+
+BACKENDS: Mapping[str, Callable[[ServerSettings], Backend]] = {"demo": _demo, "images": _images, "cloud": _cloud}
 """Backends by name."""
 
 
@@ -220,6 +252,9 @@ def _backend(settings: ServerSettings) -> Backend:
         raise ConfigurationError(f"backend: {settings.backend!r} is none of {', '.join(map(repr, BACKENDS))}")
     try:
         return BACKENDS[settings.backend](settings)
+    except ImportError as error:
+        needed = "pip install 'yandexart-grpc[server]'"
+        raise ConfigurationError(f"backend: {settings.backend!r} needs more packages: {needed} ({error})") from error
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -85,6 +85,7 @@ class CloudBackend:
             operation_endpoint=_endpoint(upstream or OPERATIONS),
             root_certificates=None,
             history=None,
+            store=None,
             limits=Limits(
                 timeout=timeout,
                 rpc_timeout=RPC_TIMEOUT,

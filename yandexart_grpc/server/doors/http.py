@@ -45,12 +45,11 @@ class _Fraction(float):
 async def object_of(request: Request) -> dict[str, Any]:
     """The JSON object that a request carries; raises `InvalidRequest` for anything else, and for what can be read in two ways."""
     _require_json(request)
+    body = await _body(request)
     try:
-        found = json.loads(
-            (await _body(request)).decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_Fraction
-        )
-    except InvalidRequest:
-        raise
+        found = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_Fraction)
+        if b"\\u" in body:
+            json.dumps(found, ensure_ascii=False).encode()  # fails where an escape is half of a character
     except RecursionError as error:
         raise InvalidRequest("body: nested too deeply") from error
     except ValueError as error:  # a UnicodeDecodeError is one

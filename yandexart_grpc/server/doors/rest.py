@@ -63,7 +63,7 @@ def _message(found: dict[str, Any]) -> ImageGenerationRequest:
     """The message that a JSON object says; names that the contract does not have are ignored, as protobuf does."""
     try:
         return json_format.ParseDict(found, ImageGenerationRequest(), ignore_unknown_fields=True, descriptor_pool=POOL)
-    except (json_format.ParseError, ValueError) as error:  # protobuf lets a UnicodeEncodeError through
+    except (json_format.ParseError, ValueError, OverflowError) as error:  # protobuf lets some of Python's through
         raise InvalidRequest(f"body: {error}") from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from grpc import StatusCode
 
 from yandexart_grpc.errors import InvalidRequest
-from yandexart_grpc.request import DEFAULT_MODEL, ImageRequest, Message
+from yandexart_grpc.request import DEFAULT_MODEL, LARGEST, ImageRequest, Message
 
 IGNORED: dict[str, tuple[object, ...]] = {
     "background": ("auto", "opaque"),
@@ -57,12 +57,12 @@ class Wish:
             messages=(Message(wish.text("prompt")),),
             model_uri=_model_uri(wish.text("model") or DEFAULT_MODEL, folder),
             aspect_ratio=_ratio(wish.text("size")),
-            seed=given.get("seed", 0),
+            seed=wish.integer("seed", 0, LARGEST) or 0,
         )
         wish.text("user")
         wish.require_known()
         requests = tuple(replace(first, seed=first.seed and first.seed + at) for at in range(count))
-        for problem in (*first.problems(), *requests[-1].problems()):
+        for problem in requests[-1].problems():
             name, colon, rest = problem.partition(": ")
             raise BadParameter(_OUR_NAMES.get(name, name), rest) if colon else BadParameter("prompt", problem)
         return cls(requests, stream, partial)
@@ -73,7 +73,7 @@ class _Parameters:
 
     def __init__(self, given: dict[str, Any]) -> None:
         self._given = given
-        self._known = {*IGNORED, "seed"}
+        self._known = set(IGNORED)
 
     def text(self, name: str) -> str:
         self._known.add(name)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from google.protobuf import duration_pb2, json_format, struct_pb2
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from starlette.requests import Request
@@ -61,10 +62,23 @@ def flat(error: YandexArtError) -> dict[str, Any]:
 
 def _message(found: dict[str, Any]) -> ImageGenerationRequest:
     """The message that a JSON object says; names that the contract does not have are ignored, as protobuf does."""
+    _require_objects(found, ImageGenerationRequest.DESCRIPTOR, "body")
     try:
         return json_format.ParseDict(found, ImageGenerationRequest(), ignore_unknown_fields=True, descriptor_pool=POOL)
     except (json_format.ParseError, ValueError, OverflowError) as error:  # protobuf lets some of Python's through
         raise InvalidRequest(f"body: {error}") from error
+
+
+def _require_objects(found: object, kind: Descriptor, name: str) -> None:
+    """Refuse anything else where the contract has a message: protobuf takes "16:9" for an object with four unknown names."""
+    if not isinstance(found, dict):
+        raise InvalidRequest(f"{name}: {found!r} is not an object")
+    for field in kind.fields:
+        inside, repeated = field.message_type, field.default_value == []
+        for name in {field.name, field.json_name} & found.keys() if inside else ():
+            for part in found[name] if repeated and isinstance(found[name], list) else [found[name]]:
+                if inside and part is not None:
+                    _require_objects(part, inside, name)
 
 
 def _said(message: Message, headers: dict[str, str]) -> Response:

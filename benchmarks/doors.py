@@ -1,7 +1,7 @@
 """What a door costs: CPU of our server for one picture of 1.6 MB through gRPC, REST and OpenAI, all over the same operations.
 
-A picture is an order and a held read through gRPC and REST, and one request through OpenAI. HTTP has to say it in Base64, inside JSON:
-what that costs by itself is a row of its own, measured with nothing but the two.
+A picture is an order and a held read through gRPC and REST, and one request through OpenAI. HTTP has to say it in Base64,
+inside JSON: what that costs by itself is a row of its own, measured with nothing but the two.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ from tests.doors import PICTURE, Scripted, opened
 from yandexart_grpc import ConfigurationError, ContentRefused, stubs
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.server import Embedded, embedded
-from yandexart_grpc.server.doors import http
+from yandexart_grpc.server.doors import http, listener
 from yandexart_grpc.server.doors.openapi import description
 
 GENERATE, IMAGES = "/foundationModels/v1/imageGenerationAsync", "/v1/images/generations"
@@ -346,6 +346,18 @@ async def connect(running: Embedded) -> tuple[asyncio.StreamReader, asyncio.Stre
 
 class TestLife:
     """When the doors open and close."""
+
+    async def test_there_is_an_end_to_connections(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Beyond it, the answer is 503; what is held is answered all the same."""
+        monkeypatch.setattr(listener, "CONNECTIONS", 3)
+        backend = Scripted()
+        backend.let.clear()
+        async with caller(backend) as client:
+            held = [asyncio.create_task(wait(client, await order(client))) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            assert (await client.get("/v1/models")).status_code == 503
+            backend.let.set()
+            assert all(done["done"] for done in await asyncio.gather(*held))
 
     async def test_who_is_held_is_answered_when_the_server_stops(self) -> None:
         """With the picture, if it is done within the grace."""

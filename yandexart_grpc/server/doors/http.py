@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def answer(error: YandexArtError, shape: Shape, *, status: int | None = None, he
     """The answer that says an error, with the status of the one table where no other is given."""
     told = dict(headers or {})
     if error.retry_after is not None:
-        told["retry-after"] = str(max(1, round(error.retry_after)))
+        told["retry-after"] = str(math.ceil(error.retry_after))
     return JSONResponse(shape(error), status or row(error.code or type(error)).http, told)
 
 

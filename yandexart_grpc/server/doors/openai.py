@@ -186,3 +186,4 @@ async def _with_pauses(news: AsyncIterator[News], seconds: float) -> AsyncIterat
             yield told
     finally:
         coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)

@@ -40,6 +40,8 @@ MODEL_URI: Schema = {"type": "string", "pattern": r"^art://[^/\s]+/\S+$"}
 INT64: Schema = {"anyOf": [_integer(1, LARGEST), {"type": "string", "pattern": r"^[1-9][0-9]{0,17}$"}]}
 SIZE: Schema = {"type": "string", "pattern": r"^(auto|[1-9][0-9]{0,17}x[1-9][0-9]{0,17})$"}
 
+EVENT = _object(("event", "data"), event=TEXT, data=TEXT)
+"""One event of a stream; its data is JSON."""
 LOOK = {"background": TEXT, "output_format": TEXT, "quality": TEXT, "size": TEXT}
 """What the OpenAI door says of a picture."""
 SCHEMAS: dict[str, Schema] = {
@@ -119,7 +121,7 @@ def _call(summary: str, answer: str, error: str, *parameters: Schema, body: str 
         "summary": summary,
         "parameters": list(parameters),
         "responses": {
-            "200": {"description": answer, "content": content | ({"text/event-stream": {"schema": TEXT}} if stream else {})},
+            "200": {"description": answer, "content": content | ({"text/event-stream": {"schema": EVENT}} if stream else {})},
             "default": {"description": "An error", "content": {"application/json": {"schema": _ref(error)}}},
         },
     }

@@ -42,6 +42,8 @@ KEEP = 3 * 24 * 3600.0
 """Seconds for which a finished operation is kept, as the real service does (contract/service.md, "The answer")."""
 GOODBYE = 0.5
 """Seconds that answers have to leave when the time for work is over."""
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -238,13 +240,14 @@ def _address(name: str, where: str, settings: ServerSettings) -> tuple[str, int]
 
 
 def _bound(name: str, host: str, port: int, settings: ServerSettings) -> socket.socket:
-    """A socket at the address of the setting of that name."""
+    """A socket that listens at the address of the setting of that name."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(BACKLOG)
         except OSError:
             bound.close()
             raise

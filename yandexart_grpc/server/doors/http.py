@@ -7,6 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
+from grpc import StatusCode
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -102,7 +103,9 @@ def _guarded(endpoint: Endpoint, shape: Shape) -> Endpoint:
             return Response()
         except Exception:
             log.exception("%s %s failed", request.method, request.url.path)
-            return answer(Unavailable("Internal error"), shape, status=500)
+            # It may have been ordered: the `openai` package is told not to send it again by itself.
+            broken = Unavailable("Internal error", code=StatusCode.INTERNAL)
+            return answer(broken, shape, headers={"x-should-retry": "false"})
 
     return guarded
 

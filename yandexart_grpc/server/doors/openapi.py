@@ -4,8 +4,7 @@ from typing import Any
 
 from yandexart_grpc._version import __version__
 from yandexart_grpc.request import LARGEST, MIME_TYPE, PROMPT_LIMIT
-from yandexart_grpc.server.doors.openai import GENERATIONS, MODELS
-from yandexart_grpc.server.doors.promises import HOLDS
+from yandexart_grpc.server.doors.openai import GENERATIONS, MODEL_NAMES, MODELS
 from yandexart_grpc.server.doors.rest import CANCEL, GENERATE, OPERATION
 from yandexart_grpc.server.doors.wishes import IGNORED, MOST, MOST_PARTIAL
 
@@ -73,10 +72,10 @@ SCHEMAS: dict[str, Schema] = {
     "ImagesRequest": _object(
         ("prompt", "model"),
         prompt=PROMPT,
-        model=MODEL_URI,
+        model={"anyOf": [MODEL_URI, {"enum": list(MODEL_NAMES)}]},
         size=_perhaps(SIZE),
         n=_perhaps(_integer(1, MOST)),
-        seed=_perhaps(_integer(1, 2**62)),
+        seed=_perhaps(_integer(0, LARGEST - MOST)),
         user=_perhaps(TEXT),
         stream=_perhaps({"type": "boolean"}),
         partial_images=_perhaps(_integer(0, MOST_PARTIAL)),
@@ -133,7 +132,11 @@ def description() -> Schema:
     cancel = _call("Stop an operation where that saves something", "Operation", "Error", ID)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "yandexart-grpc", "version": __version__, "description": f"Reads are held: {HOLDS[0]}: {HOLDS[1]}."},
+        "info": {
+            "title": "yandexart-grpc",
+            "version": __version__,
+            "description": "The REST of the service, and OpenAI's Images API",
+        },
         "paths": {
             GENERATE: {"post": _call("Order a picture", "Operation", "Error", KEY, body="ImageGenerationRequest")},
             OPERATION: {"get": _call("Read an operation", "Operation", "Error", ID, HOLD)},

@@ -45,22 +45,21 @@ class Wish:
     @classmethod
     def read(cls, found: dict[str, Any], folder: str) -> "Wish":
         """The wish of a JSON object; `folder` is where a model is looked for that is no URI. Raises `BadParameter`."""
-        given = {name: value for name, value in found.items() if value is not None}
-        wish = _Parameters(given)
-        count, stream = wish.integer("n", 1, MOST) or 1, wish.flag("stream")
-        partial = wish.integer("partial_images", 0, MOST_PARTIAL) or 0
+        given = _Parameters({name: value for name, value in found.items() if value is not None})
+        count, stream = given.integer("n", 1, MOST) or 1, given.flag("stream")
+        partial = given.integer("partial_images", 0, MOST_PARTIAL) or 0
         if partial and not stream:
             raise BadParameter("partial_images", "only a stream has them")
         if stream and count > 1:
             raise BadParameter("n", f"{count} pictures do not go into one stream")
         first = ImageRequest(
-            messages=(Message(wish.text("prompt")),),
-            model_uri=_model_uri(wish.text("model") or DEFAULT_MODEL, folder),
-            aspect_ratio=_ratio(wish.text("size")),
-            seed=wish.integer("seed", 0, LARGEST) or 0,
+            messages=(Message(given.text("prompt")),),
+            model_uri=_model_uri(given.text("model") or DEFAULT_MODEL, folder),
+            aspect_ratio=_ratio(given.text("size")),
+            seed=given.integer("seed", 0, LARGEST) or 0,
         )
-        wish.text("user")
-        wish.require_known()
+        given.text("user")
+        given.require_known()
         requests = tuple(replace(first, seed=first.seed and first.seed + at) for at in range(count))
         for problem in requests[-1].problems():
             name, colon, rest = problem.partition(": ")

@@ -38,7 +38,10 @@ class Scripted:
         if self._warning:
             upstream.warn(self._warning)
         for sketch in self._sketches:
-            await asyncio.sleep(0.02)  # those who follow listen again
+            for _ in range(100):  # nothing tells when somebody follows, or listens again
+                await asyncio.sleep(0.001)
+                if upstream.followed:
+                    break
             upstream.sketch(sketch)
         await self.let.wait()
         if isinstance(self._answer, Exception):

@@ -5,7 +5,6 @@ the same `Idempotency-Key`. Their ids stand in `x-request-id`: the REST door kno
 """
 
 import asyncio
-import base64
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from yandexart_grpc.errors import ContentRefused, OperationTimeout, Unavailable, YandexArtError, row
 from yandexart_grpc.image import Image
-from yandexart_grpc.server.doors.http import Endpoint, answer, object_of, sent
+from yandexart_grpc.server.doors.http import HOLE, Endpoint, answer, object_of, sent, with_images
 from yandexart_grpc.server.doors.promises import LONGEST_HOLD
 from yandexart_grpc.server.doors.wishes import BadParameter, Wish
 from yandexart_grpc.server.operations import Operations, to_status
@@ -77,7 +76,7 @@ class OpenAI:
                 headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
                 return StreamingResponse(events, headers=headers, media_type="text/event-stream")
             images = [Image.from_operation(await self._finished(one, request), None) for one in ids]
-            return JSONResponse(_answer(images), headers=headers)
+            return Response(_answer(images), headers=headers, media_type="application/json")
         except YandexArtError as error:
             if not ids:
                 raise
@@ -109,23 +108,23 @@ class OpenAI:
         else:
             yield await self._finished(operation_id)
 
-    async def _events(self, operation_id: str, partial_images: int) -> AsyncIterator[str]:
+    async def _events(self, operation_id: str, partial_images: int) -> AsyncIterator[bytes]:
         """The stream of one picture."""
         index = 0
         try:
             async for news in _with_pauses(self._news(operation_id, partial_images), HEARTBEAT):
                 if news is None:
-                    yield ": it goes on\n\n"
+                    yield b": it goes on\n\n"
                 elif isinstance(news, bytes):
-                    sketch = _told(Image.from_operation(_sketched(operation_id, news), None))
-                    yield _event("image_generation.partial_image", sketch | {"partial_image_index": index})
+                    sketch = Image.from_operation(_sketched(operation_id, news), None)
+                    yield _event("image_generation.partial_image", sketch, partial_image_index=index)
                     index += 1
                 elif not news.done:
                     raise _stopping(operation_id)
                 else:
-                    yield _event("image_generation.completed", _told(Image.from_operation(news, None)) | {"usage": NO_USAGE})
+                    yield _event("image_generation.completed", Image.from_operation(news, None), usage=NO_USAGE)
         except YandexArtError as error:
-            yield _event("error", nested(error))
+            yield f"event: error\ndata: {json.dumps({'type': 'error', **nested(error)})}\n\n".encode()
 
 
 def nested(error: YandexArtError) -> dict[str, Any]:
@@ -137,13 +136,10 @@ def nested(error: YandexArtError) -> dict[str, Any]:
     return {"error": {"message": to_status(error).message, "type": kind, "param": param, "code": code}}
 
 
-def _answer(images: Sequence[Image]) -> dict[str, Any]:
-    data = [{"b64_json": _base64(image)} for image in images]
-    return {"created": int(time.time()), "data": data, **_look(images[0]), "usage": NO_USAGE}
-
-
-def _told(image: Image) -> dict[str, Any]:
-    return {"b64_json": _base64(image), "created_at": int(time.time()), **_look(image)}
+def _answer(images: Sequence[Image]) -> bytes:
+    data = [{"b64_json": HOLE}] * len(images)
+    content = {"created": int(time.time()), "data": data, **_look(images[0]), "usage": NO_USAGE}
+    return with_images(content, [image.data for image in images])
 
 
 def _look(image: Image) -> dict[str, str]:
@@ -151,12 +147,9 @@ def _look(image: Image) -> dict[str, str]:
     return {"background": "opaque", "output_format": kind, "quality": "high", "size": size}
 
 
-def _base64(image: Image) -> str:
-    return base64.b64encode(image.data).decode()
-
-
-def _event(kind: str, content: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps({'type': kind, **content})}\n\n"
+def _event(kind: str, image: Image, **more: object) -> bytes:
+    content = {"type": kind, "b64_json": HOLE, "created_at": int(time.time()), **_look(image), **more}
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), with_images(content, [image.data]))
 
 
 def _sketched(operation_id: str, sketch: bytes) -> Operation:

@@ -7,13 +7,13 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from yandexart_grpc.errors import InvalidRequest, YandexArtError
-from yandexart_grpc.server.doors.http import Endpoint, object_of, sent
+from yandexart_grpc.server.doors.http import HOLE, Endpoint, object_of, sent, with_images
 from yandexart_grpc.server.doors.promises import HOLDS, preferred_wait
 from yandexart_grpc.server.operations import Operations, to_status
-from yandexart_grpc.stubs import POOL, ImageGenerationRequest
+from yandexart_grpc.stubs import POOL, ImageGenerationRequest, ImageGenerationResponse, Operation
 
 GENERATE = "/foundationModels/v1/imageGenerationAsync"
 OPERATION = "/operations/{id}"
@@ -81,8 +81,16 @@ def _require_objects(found: object, kind: Descriptor, name: str) -> None:
                     _require_objects(part, inside, name)
 
 
-def _said(message: Message, headers: dict[str, str]) -> Response:
-    return JSONResponse(_json(message), headers=headers)
+def _said(operation: Operation, headers: dict[str, str]) -> Response:
+    response, images = ImageGenerationResponse(), list[bytes]()
+    if operation.response.Unpack(response):
+        images.append(response.image)
+        response.ClearField("image")
+        operation.response.Pack(response)
+    content = _json(operation)
+    if images:
+        content["response"]["image"] = HOLE
+    return Response(with_images(content, images), headers=headers, media_type="application/json")
 
 
 def _json(message: Message) -> dict[str, Any]:

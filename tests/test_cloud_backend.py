@@ -70,9 +70,9 @@ class Caller:
 async def cloud(upstream: str | None, **settings: Any) -> AsyncIterator[Caller]:
     """A caller of a server that orders at `upstream`, and is stopped without grace."""
     given = {"listen": "127.0.0.1:0", "backend": "cloud", "upstream": upstream, "upstream_timeout": 20.0, "grace": 0.0}
-    async with serving(ServerSettings(**(given | settings))) as endpoint:
+    async with serving(ServerSettings(**(given | settings))) as running:
         options = [("grpc.max_receive_message_length", 32 * 2**20)]
-        async with grpc.aio.insecure_channel(endpoint.removeprefix("http://"), options) as channel:
+        async with grpc.aio.insecure_channel(running.endpoint.removeprefix("http://"), options) as channel:
             yield Caller(channel)
 
 

@@ -213,11 +213,11 @@ class TestCredentials:
         upstream.script = [slow(0.2)]
         settings: dict[str, Any] = {"listen": "127.0.0.1:0", "store": file, "backend": "images", "concurrency": 1, "grace": 1}
         settings["upstream"] = f"http://{upstream.address}"
-        async with serving(ServerSettings(**settings)) as endpoint, AsyncYandexArt(endpoint=endpoint, credentials=KEY) as art:
+        async with serving(ServerSettings(**settings)) as here, AsyncYandexArt(endpoint=here.endpoint, credentials=KEY) as art:
             running, waiting = [await art.submit("a cat", model="art://b1g/yandex-art/latest") for _ in range(2)]
             while not upstream.asked:
                 await running.done()
-        async with serving(ServerSettings(**settings)) as endpoint, AsyncYandexArt(endpoint=endpoint, credentials=KEY) as art:
+        async with serving(ServerSettings(**settings)) as here, AsyncYandexArt(endpoint=here.endpoint, credentials=KEY) as art:
             assert (await art.operation(running.id).result()).width == 1024
             with pytest.raises(OperationFailed, match="started again") as caught:
                 await art.operation(waiting.id).result()
@@ -231,9 +231,9 @@ class TestCredentials:
         settings = ServerSettings(
             listen="127.0.0.1:0", backend="images", upstream=f"http://{upstream.address}", upstream_credentials="server"
         )
-        async with serving(settings) as endpoint:
+        async with serving(settings) as running:
             monkeypatch.delenv("YC_API_KEY")
-            async with AsyncYandexArt(endpoint=endpoint, folder_id="b1g", credentials="of-the-caller") as art:
+            async with AsyncYandexArt(endpoint=running.endpoint, folder_id="b1g", credentials="of-the-caller") as art:
                 assert (await art.generate("a cat")).width == 1024
         assert upstream.asked[0]["authorization"] == f"Api-Key {KEY}"
 

@@ -26,6 +26,7 @@ from yandexart_grpc.errors import row
 from yandexart_grpc.server import ServerSettings, embedded
 from yandexart_grpc.server.app import serving
 from yandexart_grpc.server.backends.demo import REFUSAL, REFUSED, draw, size_of
+from yandexart_grpc.server.backends.images import ImagesBackend, Patience
 
 LARGE = jpeg(size=20 * 2**20)
 FOLDER, MODEL = "folder", "yandex-art/latest"
@@ -219,11 +220,16 @@ class DoorKind(NamedTuple):
     """A door: how to become its caller at an address, and what it can do."""
 
     at: Callable[[str], AbstractAsyncContextManager[Door]]
+    over_http: bool = False
     gives_operations: bool = True
     """Whether its callers get ids, and come back with them."""
 
 
-DOORS = {"grpc": DoorKind(Grpc.at)}
+DOORS = {
+    "grpc": DoorKind(Grpc.at),
+    "rest": DoorKind(Rest.at, over_http=True),
+    "openai": DoorKind(OpenAI.at, over_http=True, gives_operations=False),
+}
 
 
 # ── backends ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -265,9 +271,10 @@ def images(case: Case) -> Iterator[Source]:
     """Orders at an Images API."""
     upstream = ImagesApi(delay=SLOW if case == "slow" else 0.0, image=LARGE if case == "large" else None, hangs_up=case == "lost")
     with upstream.serving() as url:
-        yield Source(
-            {"backend": "images", "upstream": "http://127.0.0.1:1" if case == "down" else url}, lambda: len(upstream.bought)
-        )
+        where: dict[str, Any] = {"backend": "images", "upstream": url}
+        if case == "down":
+            where = {"backend": ImagesBackend("http://127.0.0.1:1", patience=Patience(attempts=1))}
+        yield Source(where, lambda: len(upstream.bought))
 
 
 class BackendKind(NamedTuple):
@@ -281,6 +288,7 @@ class BackendKind(NamedTuple):
 
 BACKENDS = {
     "demo": BackendKind(demo, ("fast", "slow"), charges=False),
+    "images": BackendKind(images, ("fast", "slow", "large", "down", "lost"), takes_seeds=False),
     "cloud": BackendKind(cloud, ("fast", "slow", "never", "large", "down", "lost")),
 }
 
@@ -313,8 +321,9 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     """The server of one cell, and its caller."""
     door, backend, case = request.param
     with backend.serve(case) as source:
-        settings = ServerSettings(listen="127.0.0.1:0", grace=0.0, **source.settings)
-        async with serving(settings) as endpoint, door.at(endpoint) as caller:
+        listen: dict[str, Any] = {"listen": "127.0.0.1:0", "http": "127.0.0.1:0" if door.over_http else None}
+        settings = ServerSettings(**listen, grace=0.0, **source.settings)
+        async with serving(settings) as running, door.at(str(running.http) if door.over_http else running.endpoint) as caller:
             yield Place(caller, backend, source.bought)
 
 

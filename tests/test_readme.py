@@ -1,23 +1,28 @@
 """The README: every example runs, and every table says what the code does."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import PIL.Image
 import pytest
 
 from tests.images_upstream import KEY, ImagesUpstream
+from yandexart_grpc import YandexArt
 from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.errors import TABLE
-from yandexart_grpc.server import Embedded
+from yandexart_grpc.server import Embedded, embedded
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SECTIONS = dict(section.split("\n", 1) for section in README.split("\n## ")[1:])
 PYTHON = [(title, code) for title, text in SECTIONS.items() for code in re.findall(r"(?s)```python\n(.+?)```", text)]
+CURL = re.findall(r"(?s)```sh\n(curl .+?)```", SECTIONS["Over HTTP"])
 COMMANDS = re.findall(r"^yandexart generate .+$", README, re.MULTILINE)
 BATCHES = re.findall(r"^printf .+ \| yandexart batch .+$", README, re.MULTILINE)
 
@@ -59,6 +64,28 @@ def test_every_batch_runs(command: str, server: Embedded, tmp_path: Path) -> Non
     done = run(server, tmp_path, "sh", "-c", command)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "pictures").glob("*.jpeg"))) == 2
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("bash", "curl", "jq"))), reason="curl, jq or bash is not installed")
+def test_every_request_over_http_is_answered(tmp_path: Path) -> None:
+    """Each runs as it stands, but for the address and the folder: an order, its picture, and one from the OpenAI door."""
+    order, read, generate = CURL
+    with embedded(duration="fixed:0", http=True) as server:
+
+        def curl(command: str) -> str:
+            command = command.replace("http://127.0.0.1:8080", str(server.http)).replace("b1g…", "b1g")
+            done = run(server, tmp_path, "bash", "-o", "pipefail", "-c", command)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        operation_id = json.loads(curl(order))["id"]
+        with YandexArt(endpoint=server.endpoint) as art:
+            image = art.operation(operation_id).result()
+        curl(f"OPERATION_ID={operation_id}; {read}")
+        assert (tmp_path / "image.jpeg").read_bytes() == image.data
+        curl(generate)
+        with PIL.Image.open(tmp_path / "image.jpeg") as picture:
+            assert picture.size == (1344, 768)
 
 
 def test_there_are_examples_of_everything() -> None:

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "aio": (*CORE, *SHELL),
     "__init__": ("client", "aio", *SHELL),
     "server": ("server", "auth", "stubs", "errors", "request", "image"),
-    "server/doors": ("server/operations", "stubs", "errors", "request", "image"),
+    "server/doors": ("server/doors", "server/operations", "_version", "stubs", "errors", "request", "image"),
     "server/operations": ("server/store", "server/workers", "server/bells", "server/backends/base", "stubs", "errors", "request"),
     "server/store": ("stubs", "errors", "request"),
     "server/workers": (),

@@ -3,13 +3,16 @@
 import asyncio
 import logging
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import platformdirs
 
 from yandexart_grpc import ConfigurationError
 from yandexart_grpc.cli.output import echo, reporting
+
+if TYPE_CHECKING:
+    from yandexart_grpc.server import Embedded
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -29,6 +32,9 @@ def default_store() -> str:
 
 @click.command()
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one.")
+@click.option(
+    "--http", metavar="HOST:PORT", help="Speak REST and OpenAI's Images API there as well, for example on 127.0.0.1:8080."
+)
 @click.option(
     "--backend",
     default="demo",
@@ -103,7 +109,7 @@ def serve(verbose: bool, **settings: Any) -> None:
     What was accepted is kept in the store, and taken up again by the next server on the same store. Spans are seconds, or a
     number with a unit: 90s, 30m, 12h, 3d.
 
-    Prints one line to stdout once it can be reached, which ends with its address; logs go to stderr.
+    Prints one line to stdout once it can be reached, which ends with its address, and one more with --http; logs go to stderr.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("yandexart_grpc").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -112,4 +118,10 @@ def serve(verbose: bool, **settings: Any) -> None:
             from yandexart_grpc import server  # a room of its own, entered only here
         except ModuleNotFoundError as error:
             raise ConfigurationError(f"the server needs more packages: pip install 'yandexart-grpc[server]' ({error})") from error
-        asyncio.run(server.serve(server.ServerSettings(**settings), lambda address: echo(f"serving on {address}")))
+        asyncio.run(server.serve(server.ServerSettings(**settings), _tell))
+
+
+def _tell(server: "Embedded") -> None:
+    echo(f"serving on {server.endpoint}")
+    if server.http:
+        echo(f"serving on {server.http} (HTTP)")

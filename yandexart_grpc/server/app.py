@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import grpc
 
@@ -25,9 +25,13 @@ from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.cloud import CloudBackend
 from yandexart_grpc.server.backends.demo import DemoBackend
 from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_door
+from yandexart_grpc.server.doors.promises import scope_of
 from yandexart_grpc.server.operations import Operations, Unknown
 from yandexart_grpc.server.store import MEMORY, open_store
 from yandexart_grpc.server.workers import TaskWorkers
+
+if TYPE_CHECKING:
+    from yandexart_grpc.server.doors.listener import Listener
 
 log = logging.getLogger("yandexart_grpc.server")
 
@@ -47,6 +51,8 @@ Whose = Literal["caller", "server"]
 """Whose credential pays for a picture that is ordered elsewhere."""
 Unsupported = Literal["warn", "refuse"]
 """What becomes of a request for what the backend cannot do."""
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -56,7 +62,9 @@ class ServerSettings:
     """Everything a server needs to know."""
 
     listen: str = LISTEN
-    """`host:port`; port 0 takes a free one."""
+    """`host:port` of the gRPC door; port 0 takes a free one."""
+    http: str | None = None
+    """`host:port` of the REST and OpenAI doors; without one, they are closed."""
     backend: str | Backend = "demo"
     """The name of a backend, or one of your own."""
     duration: str = DURATION
@@ -119,6 +127,8 @@ class Embedded:
 
     endpoint: str
     """Its address, as a client takes it."""
+    http: str | None = None
+    """The URL of its REST door, and of its OpenAI door with `/v1` behind it; None where they are closed."""
 
 
 @contextmanager
@@ -127,6 +137,7 @@ def embedded(
     duration: str = DURATION,
     *,
     listen: str = "127.0.0.1:0",
+    http: str | bool = False,
     store: str = MEMORY,
     upstream: str | None = None,
     tls_cert: str | None = None,
@@ -134,12 +145,14 @@ def embedded(
 ) -> Iterator[Embedded]:
     """Serve inside this process, in a thread of its own, until the `with` block ends; works from blocking code and from asyncio.
 
-    The arguments are those of `ServerSettings`. Work that has begun is finished first where its picture is kept in a `store`.
+    The arguments are those of `ServerSettings`; `http=True` takes a free port. Work that has begun is finished first where its
+    picture is kept in a `store`.
 
     Raises `ConfigurationError`.
     """
     settings = ServerSettings(
         listen=listen,
+        http=("127.0.0.1:0" if http is True else http) or None,
         backend=backend,
         duration=duration,
         store=store,
@@ -148,12 +161,12 @@ def embedded(
         tls_key=tls_key,
         grace=0.1 if store == MEMORY else GRACE,
     )
-    started: Future[tuple[str, Callable[[], object]]] = Future()
+    started: Future[tuple[Embedded, Callable[[], object]]] = Future()
 
     async def main() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        async with serving(settings) as endpoint:
-            started.set_result((endpoint, lambda: loop.call_soon_threadsafe(stop.set)))
+        async with serving(settings) as server:
+            started.set_result((server, lambda: loop.call_soon_threadsafe(stop.set)))
             await stop.wait()
 
     def run() -> None:
@@ -167,27 +180,27 @@ def embedded(
     # A daemon, so that a client that nobody closed does not keep the process alive.
     thread = threading.Thread(target=run, name="yandexart-server", daemon=True)
     thread.start()
-    endpoint, stop = started.result()
+    server, stop = started.result()
     try:
-        yield Embedded(endpoint)
+        yield server
     finally:
         stop()
         thread.join()
 
 
-async def serve(settings: ServerSettings, started: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; `started` is told the address. Raises `ConfigurationError`."""
+async def serve(settings: ServerSettings, started: Callable[[Embedded], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; `started` is told the addresses. Raises `ConfigurationError`."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(settings) as endpoint:
-        started(endpoint)
+    async with serving(settings) as server:
+        started(server)
         await stop.wait()
 
 
 @asynccontextmanager
-async def serving(settings: ServerSettings) -> AsyncIterator[str]:
-    """A server in the running event loop, which yields its address. Raises `ConfigurationError`."""
+async def serving(settings: ServerSettings) -> AsyncIterator[Embedded]:
+    """A server in the running event loop. Raises `ConfigurationError`."""
     if found := list(settings.problems()):
         raise ConfigurationError("; ".join(found))
     async with open_store(settings.store) as store:
@@ -196,20 +209,37 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
             store, workers, _backend(settings), keep=settings.keep, queue=settings.queue, unknown=settings.unknown
         )
         server = grpc.aio.server(options=OPTIONS)
+        scheme = "https" if settings.tls_cert else "http"
         address = _bind(server, settings)
         doctor = open_door(server, operations, address)
+        listeners = dict([_listener(settings.http, operations, settings)] if settings.http else ())
         await operations.start()
         await announce(doctor)
-        await server.start()
-        log.info("serving on %s", address)
+        await asyncio.gather(server.start(), *(listener.start() for listener in listeners.values()))
+        told = Embedded(f"{scheme}://{address}", *(f"{scheme}://{at}" for at in listeners))
+        log.info("serving on %s", " and ".join([address, *listeners]))
         try:
-            yield f"{'https' if settings.tls_cert else 'http'}://{address}"
+            yield told
         finally:
             await doctor.enter_graceful_shutdown()
             # No call is taken any more; those that are held have until the work is done, and then all are answered.
-            await asyncio.gather(server.stop(settings.grace + GOODBYE), operations.drain(settings.grace))
+            ends = [stop(settings.grace + GOODBYE) for stop in (server.stop, *(listener.stop for listener in listeners.values()))]
+            await asyncio.gather(*ends, operations.drain(settings.grace))
             await operations.close()
             log.info("stopped")
+
+
+def _listener(where: str, operations: Operations, settings: ServerSettings) -> "tuple[str, Listener]":
+    """The doors over HTTP at an address. What they need is loaded only for whoever opens them."""
+    from yandexart_grpc.server.doors.listener import Listener
+    from yandexart_grpc.server.doors.site import site
+
+    host, port = _address("http", where, settings)
+    bound = _bound("http", host, port, settings)
+    listener = Listener(
+        site(operations), bound, headers=[scope_of(operations)], tls_cert=settings.tls_cert, tls_key=settings.tls_key
+    )
+    return f"{_reachable(host)}:{bound.getsockname()[1]}", listener
 
 
 def _demo(settings: ServerSettings) -> Backend:
@@ -261,29 +291,46 @@ def _backend(settings: ServerSettings) -> Backend:
 
 def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
     """Take the port, and return the address under which others reach it."""
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", settings.listen, re.ASCII)
-    if not found or int(found[2]) > 65535:
-        raise ConfigurationError(f"listen: {settings.listen!r} is not host:port with a port from 0 to 65535")
-    host = found[1]
-    if not settings.allow_anonymous and not _is_loopback(host):
-        raise ConfigurationError(
-            f"listen: {host!r} is not loopback, and whoever reaches it could order; allow_anonymous permits that"
-        )
+    host, port = _address("listen", settings.listen, settings)
     credentials = _certificate(settings) if settings.tls_cert or settings.tls_key else None
-    _require_free(host.strip("[]"), int(found[2]), settings)
+    # Try the port first: why it cannot be had, gRPC tells only to stderr.
+    _bound("listen", host, port, settings).close()
     port = server.add_secure_port(settings.listen, credentials) if credentials else server.add_insecure_port(settings.listen)
-    return f"{socket.gethostname() if host in EVERYWHERE else host}:{port}"
+    return f"{_reachable(host)}:{port}"
 
 
-def _require_free(host: str, port: int, settings: ServerSettings) -> None:
-    """Try the port first: why it cannot be had, gRPC tells only to stderr."""
+def _address(name: str, where: str, settings: ServerSettings) -> tuple[str, int]:
+    """Host and port of the setting of that name."""
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", where, re.ASCII)
+    if not found or int(found[2]) > 65535:
+        raise ConfigurationError(f"{name}: {where!r} is not host:port with a port from 0 to 65535")
+    if not settings.allow_anonymous and not _is_loopback(found[1]):
+        raise ConfigurationError(
+            f"{name}: {found[1]!r} is not loopback, and whoever reaches it could order; allow_anonymous permits that"
+        )
+    return found[1], int(found[2])
+
+
+def _bound(name: str, host: str, port: int, settings: ServerSettings) -> socket.socket:
+    """A socket that listens at the address of the setting of that name."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(BACKLOG)
+        except OSError:
+            bound.close()
+            raise
     except OSError as error:
-        raise ConfigurationError(f"listen: {settings.listen!r} cannot be bound: {error.strerror}") from error
+        raise ConfigurationError(f"{name}: {getattr(settings, name)!r} cannot be bound: {error.strerror}") from error
+    return bound
+
+
+def _reachable(host: str) -> str:
+    """The host under which others reach who listens there."""
+    return socket.gethostname() if host in EVERYWHERE else host
 
 
 def _certificate(settings: ServerSettings) -> grpc.ServerCredentials:

@@ -82,6 +82,11 @@ class Operations:
         """The store in which idempotency keys are remembered."""
         return self._store.id
 
+    @property
+    def stopping(self) -> bool:
+        """Whether nobody is held any more, because the server is about to end."""
+        return self._bells.silent
+
     async def start(self) -> None:
         """Go on with what an earlier process left, and begin to forget what expires."""
         for entry in await self._store.unfinished():

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from yandexart_grpc import stubs
 from yandexart_grpc.errors import InvalidRequest, NotFound, YandexArtError
+from yandexart_grpc.server.doors.promises import HOLDS, preferred_wait, scope_of
 from yandexart_grpc.server.operations import Operations, to_status
 
 OPTIONS = (
@@ -23,10 +24,6 @@ OPTIONS = (
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
 )
-HOLDS = (("preference-applied", "wait"),)
-"""Announces that a read with `prefer: wait=<seconds>` is held until the operation is done (RFC 7240)."""
-LONGEST_HOLD = 60.0
-"""Seconds for which a read is held at the most, whatever is preferred."""
 TOKEN_LIFE = 12 * 3600
 """How long an IAM token lives, in seconds (contract/service.md, "Who may call")."""
 
@@ -57,7 +54,7 @@ class Generation(stubs.ImageGenerationAsyncServiceServicer):
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
-        self._announced = (*HOLDS, *scope_of(operations))
+        self._announced = (HOLDS, scope_of(operations))
 
     async def Generate(self, request: stubs.ImageGenerationRequest, context: Context) -> stubs.Operation:
         await context.send_initial_metadata(self._announced)
@@ -73,9 +70,9 @@ class OperationReads(stubs.OperationServiceServicer):
         self._operations = operations
 
     async def Get(self, request: stubs.GetOperationRequest, context: Context) -> stubs.Operation:
-        hold = _preferred_wait(context)
+        hold = preferred_wait(_preferences(context))
         if hold:
-            await context.send_initial_metadata(HOLDS)
+            await context.send_initial_metadata((HOLDS,))
         return await _answered(context, self._operations.look(request.operation_id, hold))
 
     async def Cancel(self, request: stubs.CancelOperationRequest, context: Context) -> stubs.Operation:
@@ -131,7 +128,7 @@ class Doctor(health.aio.HealthServicer):
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
-        self._announced = scope_of(operations)
+        self._announced = (scope_of(operations),)
 
     async def Check(
         self,
@@ -140,14 +137,6 @@ class Doctor(health.aio.HealthServicer):
     ) -> health_pb2.HealthCheckResponse:
         await context.send_initial_metadata(self._announced)
         return await super().Check(request, context)
-
-
-def scope_of(operations: Operations) -> tuple[tuple[str, str]]:
-    """Announces that a request with the `idempotency-key` of an earlier one is answered with the same operation.
-
-    That holds as long as the same store is behind this door, so its id is told: after a lost answer, a client compares.
-    """
-    return (("idempotency-scope", operations.scope),)
 
 
 def open_door(server: grpc.aio.Server, operations: Operations, address: str) -> Doctor:
@@ -171,12 +160,8 @@ async def announce(doctor: Doctor) -> None:
         await doctor.set(name, health_pb2.HealthCheckResponse.SERVING)
 
 
-def _preferred_wait(context: Context) -> float:
-    """The seconds for which the caller would like to be held; 0 where it does not say so."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "prefer" and (found := re.search(r"\bwait=(\d{1,6})\b", str(value))):
-            return min(float(found[1]), LONGEST_HOLD)
-    return 0.0
+def _preferences(context: Context) -> list[str]:
+    return [str(value) for key, value in context.invocation_metadata() or () if key == "prefer"]
 
 
 async def _answered(context: Context, answer: Awaitable[Answer]) -> Answer:

@@ -1,0 +1,26 @@
+"""Everything that is served over HTTP, as one application."""
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from yandexart_grpc.server.doors.http import Door, app
+from yandexart_grpc.server.doors.openai import OpenAI, nested
+from yandexart_grpc.server.doors.openapi import description
+from yandexart_grpc.server.doors.rest import Rest, flat
+from yandexart_grpc.server.operations import Operations
+
+
+def site(operations: Operations) -> Starlette:
+    """The OpenAI door below `/v1/`, and the REST door everywhere else."""
+    described = JSONResponse(description())
+
+    async def describe(_: Request) -> Response:
+        return described
+
+    return app(
+        [
+            Door("/v1/", nested, OpenAI(operations).routes()),
+            Door("/", flat, [*Rest(operations).routes(), (("GET",), "/openapi.json", describe)]),
+        ]
+    )

@@ -1,7 +1,8 @@
 """A server with a scripted backend and its HTTP doors open, in the event loop of a test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -38,11 +39,9 @@ class Scripted:
         if self._warning:
             upstream.warn(self._warning)
         for sketch in self._sketches:
-            for _ in range(100):  # nothing tells when somebody follows, or listens again
-                await asyncio.sleep(0.001)
-                if upstream.followed:
-                    break
+            await soon(lambda: upstream.followed)
             upstream.sketch(sketch)
+            await soon(lambda: not upstream.followed)  # whoever follows has heard, and will listen again
         await self.let.wait()
         if isinstance(self._answer, Exception):
             raise self._answer
@@ -50,6 +49,13 @@ class Scripted:
 
     async def close(self) -> None:
         """Nothing is held open."""
+
+
+async def soon(condition: Callable[[], bool], seconds: float = 0.2) -> None:
+    """Wait for a condition, so long at the most: look whenever the loop comes round, as it may not last any longer."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:  # noqa: ASYNC110  # nothing tells
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager

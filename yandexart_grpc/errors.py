@@ -202,9 +202,8 @@ def failure(error: grpc.RpcError) -> Failure:
 
 
 def is_local_limit(error: grpc.RpcError) -> bool:
-    """Whether RESOURCE_EXHAUSTED comes from our own receive limit and not from a quota; only its text tells."""
-    status = failure(error)
-    return status.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (status.details() or "")
+    """Whether RESOURCE_EXHAUSTED comes from our own receive limit and not from a quota or the server's; only its text tells."""
+    return _is_too_large(error) and not _is_servers(error)
 
 
 def is_unsent(error: grpc.RpcError) -> bool:
@@ -221,6 +220,8 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
     status = failure(error)
     code, details = status.code(), status.details() or ""
     kind = ContentRefused if _is_refusal(code, details) else row(code).error
+    if _is_too_large(error) and _is_servers(error):
+        kind = InvalidRequest
     if operation_id is not None:
         doing = f"{doing} operation {operation_id}"
     text = f"{doing}: {code.name}: {details}"
@@ -292,6 +293,16 @@ def from_operation(operation: Operation) -> YandexArtError:
 
 def _is_refusal(code: StatusCode, details: str) -> bool:
     return code is StatusCode.INVALID_ARGUMENT and any(words in details for words in REFUSALS)
+
+
+def _is_too_large(error: grpc.RpcError) -> bool:
+    status = failure(error)
+    return status.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (status.details() or "")
+
+
+def _is_servers(error: grpc.RpcError) -> bool:
+    """Whether it was the server to which a message was too large."""
+    return (failure(error).details() or "").startswith("SERVER:")
 
 
 def _status_code(number: int) -> StatusCode:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_args
 
@@ -21,7 +21,9 @@ import grpc
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.demo import DemoBackend
-from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_door
+from yandexart_grpc.server.callers import Callers
+from yandexart_grpc.server.doors.grpc import announce, make_server, open_door
+from yandexart_grpc.server.limits import Limits
 from yandexart_grpc.server.operations import Operations, Unknown
 from yandexart_grpc.server.store import MEMORY, open_store
 from yandexart_grpc.server.workers import TaskWorkers
@@ -38,6 +40,8 @@ KEEP = 3 * 24 * 3600.0
 """Seconds for which a finished operation is kept, as the real service does (contract/service.md, "The answer")."""
 GOODBYE = 0.5
 """Seconds that answers have to leave when the time for work is over."""
+REQUEST_LIMIT = 2**20
+"""Bytes of the largest request that is taken: a prompt of 500 characters has two thousand at the most."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -58,6 +62,22 @@ class ServerSettings:
     """A PEM file with the key of that certificate."""
     allow_anonymous: bool = False
     """Let the server bind to an address that is not loopback, where everyone who reaches it may use it."""
+    key_file: str | None = None
+    """A file with the API keys that callers have to show, a line each: `name key [folder]`. Without one, nobody is asked."""
+    client_ca: str | None = None
+    """A PEM file with the authority whose certificates clients have to show (mTLS)."""
+    allow_plaintext: bool = False
+    """Let keys come in without TLS from beyond loopback, where something in front of the server speaks it."""
+    max_request_bytes: int = REQUEST_LIMIT
+    """The largest request that is taken."""
+    requests_per_second: float | None = None
+    """How many requests a second one caller may make; None for as many as he likes."""
+    in_flight_per_caller: int = Limits.in_flight_per_caller
+    """How many operations of one caller may be unfinished; more are refused."""
+    held_reads: int = Limits.held_reads
+    """How many reads may wait for their operation to be done; any more are answered at once."""
+    held_reads_per_caller: int = Limits.held_reads_per_caller
+    """The same, of one caller."""
     store: str = MEMORY
     """Where operations are kept: `sqlite:///path`, or `sqlite://` for as long as the process lives."""
     keep: float = KEEP
@@ -77,11 +97,21 @@ class ServerSettings:
             yield f"grace: {self.grace!r} is not a number of seconds from 0"
         if not 0 < self.keep < math.inf:
             yield f"keep: {self.keep!r} is not a positive number of seconds"
-        for name in ("concurrency", "queue"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 yield f"{name}: {getattr(self, name)!r} is not an integer from 1"
         if self.unknown not in get_args(Unknown):
             yield f"unknown: {self.unknown!r} is neither {' nor '.join(map(repr, get_args(Unknown)))}"
+        if self.requests_per_second is not None and not 0 < self.requests_per_second < math.inf:
+            yield f"requests_per_second: {self.requests_per_second!r} is not a positive number"
+        if self.client_ca and not self.tls_cert:
+            yield "client_ca: without tls_cert there is no TLS, in which clients could show certificates"
+        if self.key_file and self.allow_anonymous:
+            yield "allow_anonymous: with key_file, everybody has to show a key"
+
+
+COUNTS = ("concurrency", "queue", "max_request_bytes", "in_flight_per_caller", "held_reads", "held_reads_per_caller")
+"""The settings that are integers from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,28 +165,39 @@ def embedded(
 
 
 async def serve(settings: ServerSettings, started: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; `started` is told the address. Raises `ConfigurationError`."""
+    """Serve until SIGTERM or Ctrl-C; SIGHUP reads the keys again. `started` is told the address. Raises `ConfigurationError`."""
+    callers = _callers(settings)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(settings) as endpoint:
+    if callers.are_named:
+        loop.add_signal_handler(signal.SIGHUP, callers.reread)
+    async with serving(settings, callers) as endpoint:
         started(endpoint)
         await stop.wait()
 
 
 @asynccontextmanager
-async def serving(settings: ServerSettings) -> AsyncIterator[str]:
+async def serving(settings: ServerSettings, callers: Callers | None = None) -> AsyncIterator[str]:
     """A server in the running event loop, which yields its address. Raises `ConfigurationError`."""
     if found := list(settings.problems()):
         raise ConfigurationError("; ".join(found))
+    callers = callers or _callers(settings)
+    limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
     async with open_store(settings.store) as store:
         workers = TaskWorkers(settings.concurrency)
         operations = Operations(
-            store, workers, _backend(settings), keep=settings.keep, queue=settings.queue, unknown=settings.unknown
+            store,
+            workers,
+            _backend(settings),
+            keep=settings.keep,
+            queue=settings.queue,
+            unknown=settings.unknown,
+            limits=limits,
         )
-        server = grpc.aio.server(options=OPTIONS)
+        server = make_server(settings.max_request_bytes)
         address = _bind(server, settings)
-        doctor = open_door(server, operations, address)
+        doctor = open_door(server, operations, callers, address)
         await operations.start()
         await announce(doctor)
         await server.start()
@@ -188,14 +229,27 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
     if not found or int(found[2]) > 65535:
         raise ConfigurationError(f"listen: {settings.listen!r} is not host:port with a port from 0 to 65535")
     host = found[1]
-    if not settings.allow_anonymous and not _is_loopback(host):
-        raise ConfigurationError(
-            f"listen: {host!r} is not loopback, and whoever reaches it could order; allow_anonymous permits that"
-        )
+    if not _is_loopback(host) and (danger := _danger(settings)):
+        raise ConfigurationError(f"listen: {host!r} is not loopback, and {danger}")
     credentials = _certificate(settings) if settings.tls_cert or settings.tls_key else None
     _require_free(host.strip("[]"), int(found[2]), settings)
     port = server.add_secure_port(settings.listen, credentials) if credentials else server.add_insecure_port(settings.listen)
     return f"{socket.gethostname() if host in EVERYWHERE else host}:{port}"
+
+
+def _callers(settings: ServerSettings) -> Callers:
+    return Callers(settings.key_file, requests_per_second=settings.requests_per_second)
+
+
+def _danger(settings: ServerSettings) -> str | None:
+    """Why others than this machine may not reach the server as it is set."""
+    if settings.key_file:
+        if settings.tls_cert or settings.allow_plaintext:
+            return None
+        return "keys would cross the network in plaintext; give tls_cert, or allow_plaintext where something in front speaks TLS"
+    if settings.client_ca or settings.allow_anonymous:
+        return None
+    return "whoever reaches it could order; give key_file or client_ca, or permit that by allow_anonymous"
 
 
 def _require_free(host: str, port: int, settings: ServerSettings) -> None:
@@ -216,9 +270,18 @@ def _certificate(settings: ServerSettings) -> grpc.ServerCredentials:
     key, cert = Path(str(settings.tls_key)), Path(str(settings.tls_cert))
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-        return grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
     except OSError as error:  # an SSLError is one
         raise ConfigurationError(f"tls_cert {str(cert)!r}, tls_key {str(key)!r}: {error}") from error
+    authority = _authority(settings.client_ca) if settings.client_ca else None
+    return grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())], authority, require_client_auth=bool(authority))
+
+
+def _authority(path: str) -> bytes:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"client_ca {path!r}: {error}") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -27,6 +27,7 @@ OPTIONS = (
     # A caller who is gone without a word is noticed, although nothing is sent to him: he does not answer a ping.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # A connection over which nothing is asked is closed politely; a client opens another when it needs one.
     ("grpc.max_connection_idle_ms", 3_600_000),

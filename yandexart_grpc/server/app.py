@@ -104,7 +104,7 @@ class ServerSettings:
             yield f"unknown: {self.unknown!r} is neither {' nor '.join(map(repr, get_args(Unknown)))}"
         if self.requests_per_second is not None and not 0 < self.requests_per_second < math.inf:
             yield f"requests_per_second: {self.requests_per_second!r} is not a positive number"
-        if self.client_ca and not self.tls_cert:
+        if self.client_ca is not None and not self.tls_cert:
             yield "client_ca: without tls_cert there is no TLS, in which clients could show certificates"
         if self.key_file and self.allow_anonymous:
             yield "allow_anonymous: with key_file, everybody has to show a key"
@@ -272,8 +272,9 @@ def _certificate(settings: ServerSettings) -> grpc.ServerCredentials:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
     except OSError as error:  # an SSLError is one
         raise ConfigurationError(f"tls_cert {str(cert)!r}, tls_key {str(key)!r}: {error}") from error
-    authority = _authority(settings.client_ca) if settings.client_ca else None
-    return grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())], authority, require_client_auth=bool(authority))
+    authority = None if settings.client_ca is None else _authority(settings.client_ca)
+    pair = (key.read_bytes(), cert.read_bytes())
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
 
 def _authority(path: str) -> bytes:

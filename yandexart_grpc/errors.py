@@ -213,9 +213,8 @@ def failure(error: grpc.RpcError) -> Failure:
 
 
 def is_local_limit(error: grpc.RpcError) -> bool:
-    """Whether RESOURCE_EXHAUSTED comes from our own receive limit and not from a quota; only its text tells."""
-    status = failure(error)
-    return status.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (status.details() or "")
+    """Whether RESOURCE_EXHAUSTED comes from our own receive limit and not from a quota or the server's; only its text tells."""
+    return _is_too_large(error) and not _is_servers(error)
 
 
 def is_unsent(error: grpc.RpcError) -> bool:
@@ -232,6 +231,8 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
     status = failure(error)
     code, details = status.code(), status.details() or ""
     kind = ContentRefused if _is_refusal(code, details) else row(code).error
+    if _is_too_large(error) and _is_servers(error):
+        kind = InvalidRequest
     if operation_id is not None:
         doing = f"{doing} operation {operation_id}"
     text = f"{doing}: {code.name}: {details}"
@@ -334,6 +335,16 @@ def _is_refusal(code: StatusCode, details: str) -> bool:
 def _is_retirement(code: StatusCode, details: str) -> bool:
     fits = code in (StatusCode.PERMISSION_DENIED, StatusCode.FAILED_PRECONDITION) and DENIED.search(details)
     return bool(fits) and IMAGES_API not in details
+
+
+def _is_too_large(error: grpc.RpcError) -> bool:
+    status = failure(error)
+    return status.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (status.details() or "")
+
+
+def _is_servers(error: grpc.RpcError) -> bool:
+    """Whether it was the server to which a message was too large."""
+    return (failure(error).details() or "").startswith("SERVER:")
 
 
 def code_of(number: int) -> StatusCode:

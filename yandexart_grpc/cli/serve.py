@@ -81,7 +81,10 @@ def default_store() -> str:
 )
 @click.option("--tls-cert", metavar="FILE", help="PEM file with the server's certificate. Without one it speaks plaintext.")
 @click.option("--tls-key", metavar="FILE", help="PEM file with the key of that certificate.")
+@click.option("--client-ca", metavar="FILE", help="PEM file with the authority whose certificates clients must show (mTLS).")
+@click.option("--key-file", metavar="FILE", help="API keys that callers must show: NAME KEY [FOLDER], a line each.")
 @click.option("--allow-anonymous", is_flag=True, help="Listen beyond loopback, where everyone who reaches it may order.")
+@click.option("--allow-plaintext", is_flag=True, help="Take keys without TLS beyond loopback, as behind a proxy that speaks it.")
 @click.option(
     "--store",
     default=default_store,
@@ -100,6 +103,15 @@ def default_store() -> str:
 @click.option("--concurrency", type=int, default=1_000, show_default=True, metavar="N", help="Operations worked on at a time.")
 @click.option("--queue", type=int, default=10_000, show_default=True, metavar="N", help="Operations that may wait for that.")
 @click.option(
+    "--in-flight-per-caller", type=int, default=10_000, show_default=True, metavar="N", help="Unfinished operations of a caller."
+)
+@click.option("--requests-per-second", type=float, metavar="N", help="Requests of a caller.  [default: any number]")
+@click.option("--held-reads", type=int, default=20_000, show_default=True, metavar="N", help="Reads that wait at a time.")
+@click.option("--held-reads-per-caller", type=int, default=10_000, show_default=True, metavar="N", help="The same, of a caller.")
+@click.option(
+    "--max-request-bytes", type=int, default=2**20, show_default=True, metavar="N", help="The largest request that is taken."
+)
+@click.option(
     "--grace", type=span, default="25s", show_default=True, metavar="SPAN", help="What work in progress gets at the end."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log the life of each operation, not only what goes wrong.")
@@ -107,7 +119,7 @@ def serve(verbose: bool, **settings: Any) -> None:
     """Serve images to clients until SIGTERM or Ctrl-C.
 
     What was accepted is kept in the store, and taken up again by the next server on the same store. Spans are seconds, or a
-    number with a unit: 90s, 30m, 12h, 3d.
+    number with a unit: 90s, 30m, 12h, 3d. SIGHUP reads the key file again.
 
     Prints one line to stdout once it can be reached, which ends with its address, and one more with --http; logs go to stderr.
     """

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -24,8 +24,10 @@ from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.cloud import CloudBackend
 from yandexart_grpc.server.backends.demo import DemoBackend
-from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_door
+from yandexart_grpc.server.callers import Callers
+from yandexart_grpc.server.doors.grpc import announce, make_server, open_door
 from yandexart_grpc.server.doors.promises import scope_of
+from yandexart_grpc.server.limits import Limits
 from yandexart_grpc.server.operations import Operations, Unknown
 from yandexart_grpc.server.store import MEMORY, open_store
 from yandexart_grpc.server.workers import TaskWorkers
@@ -53,6 +55,8 @@ Unsupported = Literal["warn", "refuse"]
 """What becomes of a request for what the backend cannot do."""
 BACKLOG = 2048
 """Connections that may wait to be taken."""
+REQUEST_LIMIT = 2**20
+"""Bytes of the largest request that is taken: a prompt of 500 characters has two thousand at the most."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -89,6 +93,22 @@ class ServerSettings:
     """A PEM file with the key of that certificate."""
     allow_anonymous: bool = False
     """Let the server bind to an address that is not loopback, where everyone who reaches it may use it."""
+    key_file: str | None = None
+    """A file with the API keys that callers have to show, a line each: `name key [folder]`. Without one, nobody is asked."""
+    client_ca: str | None = None
+    """A PEM file with the authority whose certificates clients have to show (mTLS)."""
+    allow_plaintext: bool = False
+    """Let keys come in without TLS from beyond loopback, where something in front of the server speaks it."""
+    max_request_bytes: int = REQUEST_LIMIT
+    """The largest request that is taken."""
+    requests_per_second: float | None = None
+    """How many requests a second one caller may make; None for as many as he likes."""
+    in_flight_per_caller: int = Limits.in_flight_per_caller
+    """How many operations of one caller may be unfinished; more are refused."""
+    held_reads: int = Limits.held_reads
+    """How many reads may wait for their operation to be done; any more are answered at once."""
+    held_reads_per_caller: int = Limits.held_reads_per_caller
+    """The same, of one caller."""
     store: str = MEMORY
     """Where operations are kept: `sqlite:///path`, or `sqlite://` for as long as the process lives."""
     keep: float = KEEP
@@ -109,16 +129,24 @@ class ServerSettings:
         for name in ("keep", "upstream_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 yield f"{name}: {getattr(self, name)!r} is not a positive number of seconds"
-        for name in ("concurrency", "queue"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 yield f"{name}: {getattr(self, name)!r} is not an integer from 1"
         for name, kind in CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 yield f"{name}: {getattr(self, name)!r} is neither {' nor '.join(map(repr, get_args(kind)))}"
+        if self.requests_per_second is not None and not 0 < self.requests_per_second < math.inf:
+            yield f"requests_per_second: {self.requests_per_second!r} is not a positive number"
+        if self.client_ca is not None and not self.tls_cert:
+            yield "client_ca: without tls_cert there is no TLS, in which clients could show certificates"
+        if self.key_file and self.allow_anonymous:
+            yield "allow_anonymous: with key_file, everybody has to show a key"
 
 
 CHOICES: Mapping[str, Any] = {"unknown": Unknown, "upstream_credentials": Whose, "on_unsupported": Unsupported}
 """The settings that are one of a few words."""
+COUNTS = ("concurrency", "queue", "max_request_bytes", "in_flight_per_caller", "held_reads", "held_reads_per_caller")
+"""The settings that are integers from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,30 +217,44 @@ def embedded(
 
 
 async def serve(settings: ServerSettings, started: Callable[[Embedded], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; `started` is told the addresses. Raises `ConfigurationError`."""
+    """Serve until SIGTERM or Ctrl-C; SIGHUP reads the keys again. `started` is told the addresses.
+
+    Raises `ConfigurationError`.
+    """
+    callers = _callers(settings)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(settings) as server:
+    if callers.are_named:
+        loop.add_signal_handler(signal.SIGHUP, callers.reread)
+    async with serving(settings, callers) as server:
         started(server)
         await stop.wait()
 
 
 @asynccontextmanager
-async def serving(settings: ServerSettings) -> AsyncIterator[Embedded]:
+async def serving(settings: ServerSettings, callers: Callers | None = None) -> AsyncIterator[Embedded]:
     """A server in the running event loop. Raises `ConfigurationError`."""
     if found := list(settings.problems()):
         raise ConfigurationError("; ".join(found))
+    callers = callers or _callers(settings)
+    limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
     async with open_store(settings.store) as store:
         workers = TaskWorkers(settings.concurrency)
         operations = Operations(
-            store, workers, _backend(settings), keep=settings.keep, queue=settings.queue, unknown=settings.unknown
+            store,
+            workers,
+            _backend(settings),
+            keep=settings.keep,
+            queue=settings.queue,
+            unknown=settings.unknown,
+            limits=limits,
         )
-        server = grpc.aio.server(options=OPTIONS)
+        server = make_server(settings.max_request_bytes)
         scheme = "https" if settings.tls_cert else "http"
         address = _bind(server, settings)
-        doctor = open_door(server, operations, address)
-        listeners = dict([_listener(settings.http, operations, settings)] if settings.http else ())
+        doctor = open_door(server, operations, callers, address)
+        listeners = dict([_listener(settings.http, operations, callers, settings)] if settings.http else ())
         await operations.start()
         await announce(doctor)
         await asyncio.gather(server.start(), *(listener.start() for listener in listeners.values()))
@@ -229,7 +271,7 @@ async def serving(settings: ServerSettings) -> AsyncIterator[Embedded]:
             log.info("stopped")
 
 
-def _listener(where: str, operations: Operations, settings: ServerSettings) -> "tuple[str, Listener]":
+def _listener(where: str, operations: Operations, callers: Callers, settings: ServerSettings) -> "tuple[str, Listener]":
     """The doors over HTTP at an address. What they need is loaded only for whoever opens them."""
     from yandexart_grpc.server.doors.listener import Listener
     from yandexart_grpc.server.doors.site import site
@@ -237,7 +279,12 @@ def _listener(where: str, operations: Operations, settings: ServerSettings) -> "
     host, port = _address("http", where, settings)
     bound = _bound("http", host, port, settings)
     listener = Listener(
-        site(operations), bound, headers=[scope_of(operations)], tls_cert=settings.tls_cert, tls_key=settings.tls_key
+        site(operations, callers),
+        bound,
+        headers=[scope_of(operations)],
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        client_ca=settings.client_ca,
     )
     return f"{_reachable(host)}:{bound.getsockname()[1]}", listener
 
@@ -304,11 +351,24 @@ def _address(name: str, where: str, settings: ServerSettings) -> tuple[str, int]
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", where, re.ASCII)
     if not found or int(found[2]) > 65535:
         raise ConfigurationError(f"{name}: {where!r} is not host:port with a port from 0 to 65535")
-    if not settings.allow_anonymous and not _is_loopback(found[1]):
-        raise ConfigurationError(
-            f"{name}: {found[1]!r} is not loopback, and whoever reaches it could order; allow_anonymous permits that"
-        )
+    if not _is_loopback(found[1]) and (danger := _danger(settings)):
+        raise ConfigurationError(f"{name}: {found[1]!r} is not loopback, and {danger}")
     return found[1], int(found[2])
+
+
+def _callers(settings: ServerSettings) -> Callers:
+    return Callers(settings.key_file, requests_per_second=settings.requests_per_second)
+
+
+def _danger(settings: ServerSettings) -> str | None:
+    """Why others than this machine may not reach the server as it is set."""
+    if settings.key_file:
+        if settings.tls_cert or settings.allow_plaintext:
+            return None
+        return "keys would cross the network in plaintext; give tls_cert, or allow_plaintext where something in front speaks TLS"
+    if settings.client_ca or settings.allow_anonymous:
+        return None
+    return "whoever reaches it could order; give key_file or client_ca, or permit that by allow_anonymous"
 
 
 def _bound(name: str, host: str, port: int, settings: ServerSettings) -> socket.socket:
@@ -340,9 +400,19 @@ def _certificate(settings: ServerSettings) -> grpc.ServerCredentials:
     key, cert = Path(str(settings.tls_key)), Path(str(settings.tls_cert))
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-        return grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
     except OSError as error:  # an SSLError is one
         raise ConfigurationError(f"tls_cert {str(cert)!r}, tls_key {str(key)!r}: {error}") from error
+    authority = None if settings.client_ca is None else _authority(settings.client_ca)
+    pair = (key.read_bytes(), cert.read_bytes())
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+
+
+def _authority(path: str) -> bytes:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"client_ca {path!r}: {error}") from error
 
 
 def _is_loopback(host: str) -> bool:

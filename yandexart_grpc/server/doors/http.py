@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from yandexart_grpc.errors import InvalidRequest, NotFound, Unavailable, YandexArtError, row
+from yandexart_grpc.server.callers import Caller
 
 log = logging.getLogger("yandexart_grpc.server")
 
@@ -77,9 +78,14 @@ def with_images(content: dict[str, Any], images: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def sent(request: Request) -> dict[str, Any]:
+def authorization(request: Request) -> str:
+    """What the caller sent under that name."""
+    return request.headers.get("authorization", "").strip()
+
+
+def sent(request: Request, caller: Caller) -> dict[str, Any]:
     """What `Operations.accept` is told of a request beside its message."""
-    return {"key": request.headers.get("idempotency-key"), "authorization": request.headers.get("authorization", "").strip()}
+    return {"key": request.headers.get("idempotency-key"), "caller": caller, "authorization": authorization(request)}
 
 
 def answer(error: YandexArtError, shape: Shape, *, status: int | None = None, headers: dict[str, str] | None = None) -> Response:

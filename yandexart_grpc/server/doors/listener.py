@@ -3,6 +3,7 @@
 import asyncio
 import math
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -70,9 +71,16 @@ class Listener:
     """Answers on a bound socket, as a `grpc.aio.Server` does: it is started, and stopped with some grace."""
 
     def __init__(
-        self, app: Starlette, bound: socket.socket, *, headers: list[tuple[str, str]], tls_cert: str | None, tls_key: str | None
+        self,
+        app: Starlette,
+        bound: socket.socket,
+        *,
+        headers: list[tuple[str, str]],
+        tls_cert: str | None,
+        tls_key: str | None,
+        client_ca: str | None,
     ) -> None:
-        """`headers` stand in every answer."""
+        """`headers` stand in every answer; clients show a certificate of `client_ca` where there is one."""
         config = uvicorn.Config(
             app,
             http=_Impatient,
@@ -88,6 +96,8 @@ class Listener:
             timeout_keep_alive=math.ceil(http.ARRIVAL),
             ssl_certfile=tls_cert,
             ssl_keyfile=tls_key,
+            ssl_ca_certs=client_ca,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if client_ca else ssl.CERT_NONE,
         )
         self._bound = bound
         self._server = _Server(config)

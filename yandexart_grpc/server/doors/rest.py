@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from yandexart_grpc.errors import InvalidRequest, YandexArtError
-from yandexart_grpc.server.doors.http import HOLE, Endpoint, object_of, sent, with_images
+from yandexart_grpc.server.callers import Callers
+from yandexart_grpc.server.doors.http import HOLE, Endpoint, authorization, object_of, sent, with_images
 from yandexart_grpc.server.doors.promises import HOLDS, preferred_wait
 from yandexart_grpc.server.operations import Operations, to_status
 from yandexart_grpc.stubs import POOL, ImageGenerationRequest, ImageGenerationResponse, Operation
@@ -27,8 +28,8 @@ for _file in (struct_pb2.DESCRIPTOR, duration_pb2.DESCRIPTOR, error_details_pb2.
 class Rest:
     """Takes requests, and tells what became of them."""
 
-    def __init__(self, operations: Operations) -> None:
-        self._operations = operations
+    def __init__(self, operations: Operations, callers: Callers) -> None:
+        self._operations, self._callers = operations, callers
 
     def routes(self) -> list[tuple[tuple[str, ...], str, Endpoint]]:
         """Everything that is served: methods, path and endpoint."""
@@ -40,18 +41,21 @@ class Rest:
 
     async def generate(self, request: Request) -> Response:
         """Take a request."""
+        caller = self._callers.known(authorization(request))
         message = _message(await object_of(request))
-        return _said(await self._operations.accept(message, **sent(request)), dict([HOLDS]))
+        return _said(await self._operations.accept(message, **sent(request, caller)), dict([HOLDS]))
 
     async def get(self, request: Request) -> Response:
         """The operation as it is now, or when it is done."""
-        hold = preferred_wait(request.headers.getlist("prefer"))
-        operation = await self._operations.look(request.path_params["id"], hold)
+        caller = self._callers.known(authorization(request))
+        hold = preferred_wait(request.headers.getlist("prefer")) if self._operations.may_hold(caller) else 0.0
+        operation = await self._operations.look(request.path_params["id"], hold, caller=caller)
         return _said(operation, dict([HOLDS]) if hold else {})
 
     async def cancel(self, request: Request) -> Response:
         """Stop the operation where that saves something."""
-        return _said(await self._operations.cancel(request.path_params["id"]), {})
+        caller = self._callers.known(authorization(request))
+        return _said(await self._operations.cancel(request.path_params["id"], caller=caller), {})
 
 
 def flat(error: YandexArtError) -> dict[str, Any]:

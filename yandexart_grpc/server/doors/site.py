@@ -4,6 +4,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from yandexart_grpc.server.callers import Callers
 from yandexart_grpc.server.doors.http import Door, app
 from yandexart_grpc.server.doors.openai import OpenAI, nested
 from yandexart_grpc.server.doors.openapi import description
@@ -11,7 +12,7 @@ from yandexart_grpc.server.doors.rest import Rest, flat
 from yandexart_grpc.server.operations import Operations
 
 
-def site(operations: Operations) -> Starlette:
+def site(operations: Operations, callers: Callers) -> Starlette:
     """The OpenAI door below `/v1/`, and the REST door everywhere else."""
     described = JSONResponse(description())
 
@@ -20,7 +21,7 @@ def site(operations: Operations) -> Starlette:
 
     return app(
         [
-            Door("/v1/", nested, OpenAI(operations).routes()),
-            Door("/", flat, [*Rest(operations).routes(), (("GET",), "/openapi.json", describe)]),
+            Door("/v1/", nested, OpenAI(operations, callers).routes()),
+            Door("/", flat, [*Rest(operations, callers).routes(), (("GET",), "/openapi.json", describe)]),
         ]
     )

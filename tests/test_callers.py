@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 import trustme
 from grpc import StatusCode
@@ -22,7 +24,7 @@ from tests.test_durability import Scripted, entry, refusal
 from yandexart_grpc import AsyncYandexArt, ConfigurationError, QuotaExceeded, Unauthenticated, YandexArt, stubs
 from yandexart_grpc.errors import retry_after
 from yandexart_grpc.request import ImageRequest, Message
-from yandexart_grpc.server import ServerSettings
+from yandexart_grpc.server import Embedded, ServerSettings
 from yandexart_grpc.server.app import serving
 from yandexart_grpc.server.callers import Caller, Callers
 from yandexart_grpc.server.doors import grpc as door
@@ -91,8 +93,8 @@ class Voice:
 class Served:
     """A server, and whoever calls it."""
 
-    def __init__(self, endpoint: str, channel: grpc.aio.Channel) -> None:
-        self.endpoint, self.channel = endpoint, channel
+    def __init__(self, here: Embedded, channel: grpc.aio.Channel) -> None:
+        self.endpoint, self.http, self.channel = here.endpoint, here.http, channel
 
     def by(self, key: str) -> Voice:
         """A caller with that key."""
@@ -110,7 +112,7 @@ async def server(backend: Scripted | None = None, *, listen: str = "127.0.0.1:0"
         serving(given) as here,
         grpc.aio.insecure_channel(here.endpoint.removeprefix("http://"), [("grpc.use_local_subchannel_pool", 1)]) as channel,
     ):
-        yield Served(here.endpoint, channel)
+        yield Served(here, channel)
 
 
 @pytest.fixture
@@ -558,6 +560,49 @@ async def test_clients_show_certificates(authority: Authority, stranger: Authori
                     assert (await order).id
                 else:
                     assert (await refusal(order))[0] is StatusCode.UNAVAILABLE
+
+
+HTTP = [
+    ("POST", "/foundationModels/v1/imageGenerationAsync", {"modelUri": "art://folder/m", "messages": [{"text": "a cat"}]}),
+    ("GET", "/operations/{id}", None),
+    ("GET", "/operations/{id}:cancel", None),
+    ("POST", "/operations/{id}:cancel", {}),
+    ("POST", "/v1/images/generations", {"prompt": "a cat", "model": "art://folder/m"}),
+]
+"""Every way over HTTP to what is somebody's."""
+
+
+@pytest.mark.parametrize(("method", "path", "body"), HTTP)
+async def test_the_doors_over_http_ask_for_the_same_keys(keys: str, method: str, path: str, body: Any) -> None:
+    """Without a key nothing is to be had; the operation of another is not found; and its owner has it."""
+    async with server(http="127.0.0.1:0", key_file=keys) as served, httpx2.AsyncClient(base_url=str(served.http)) as client:
+        operation_id = await served.by(ALICE).submit()
+        where = path.format(id=operation_id)
+        statuses = []
+        for authorization in (None, "Api-Key wrong", f"Bearer {BOB}", f"Api-Key {ALICE}"):
+            headers = {} if authorization is None else {"authorization": authorization}
+            answer = await client.request(method, where, json=body, headers=headers)
+            statuses.append(answer.status_code)
+            assert BOB not in answer.text
+        assert statuses == [401, 401, 200 if body and "{id}" not in path else 404, 200]
+
+
+async def test_clients_show_certificates_over_http(authority: Authority, stranger: Authority) -> None:
+    """With `client_ca`, as over gRPC."""
+    pem = str(authority.server)
+    settings = ServerSettings(listen="127.0.0.1:0", http="127.0.0.1:0", tls_cert=pem, tls_key=pem, client_ca=str(authority.ca))
+    async with serving(settings) as here:
+        for shown, is_heard in ((authority.client, True), (None, False), (stranger.client, False)):
+            context = ssl.create_default_context(cafile=str(authority.ca))
+            if shown is not None:
+                context.load_cert_chain(shown)
+            async with httpx2.AsyncClient(verify=context) as client:
+                read = client.get(f"{here.http}/operations/x")
+                if is_heard:
+                    assert (await read).status_code == 404
+                else:
+                    with pytest.raises(httpx2.HTTPError):
+                        await read
 
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -9,10 +9,10 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import httpx2
@@ -20,11 +20,12 @@ import pytest
 import trustme
 from grpc import StatusCode
 
+from tests.doors import soon
 from tests.test_durability import Scripted, entry, refusal
 from yandexart_grpc import AsyncYandexArt, ConfigurationError, QuotaExceeded, Unauthenticated, YandexArt, stubs
 from yandexart_grpc.errors import retry_after
 from yandexart_grpc.request import ImageRequest, Message
-from yandexart_grpc.server import Embedded, ServerSettings
+from yandexart_grpc.server import ServerSettings
 from yandexart_grpc.server.app import serving
 from yandexart_grpc.server.callers import Caller, Callers
 from yandexart_grpc.server.doors import grpc as door
@@ -93,8 +94,8 @@ class Voice:
 class Served:
     """A server, and whoever calls it."""
 
-    def __init__(self, here: Embedded, channel: grpc.aio.Channel) -> None:
-        self.endpoint, self.http, self.channel = here.endpoint, here.http, channel
+    def __init__(self, endpoint: str, channel: grpc.aio.Channel) -> None:
+        self.endpoint, self.channel = endpoint, channel
 
     def by(self, key: str) -> Voice:
         """A caller with that key."""
@@ -109,10 +110,10 @@ async def server(backend: Scripted | None = None, *, listen: str = "127.0.0.1:0"
         backend.let.set()
     given = ServerSettings(listen=listen, backend=backend, grace=0.0, **settings)
     async with (
-        serving(given) as here,
-        grpc.aio.insecure_channel(here.endpoint.removeprefix("http://"), [("grpc.use_local_subchannel_pool", 1)]) as channel,
+        serving(given) as running,
+        grpc.aio.insecure_channel(running.endpoint.removeprefix("http://"), [("grpc.use_local_subchannel_pool", 1)]) as channel,
     ):
-        yield Served(here, channel)
+        yield Served(running.endpoint, channel)
 
 
 @pytest.fixture
@@ -486,6 +487,7 @@ class TestLimits:
         ({"listen": "0.0.0.0:0"}, "'0.0.0.0' is not loopback, and whoever reaches it could order; give key_file or client_ca"),
         ({"listen": "0.0.0.0:0", "key_file": "KEYS"}, "keys would cross the network in plaintext; give tls_cert, or"),
         ({"key_file": "KEYS", "allow_anonymous": True}, "allow_anonymous: with key_file, everybody has to show a key"),
+        ({"http": "0.0.0.0:0", "key_file": "KEYS"}, "http: '0.0.0.0' is not loopback, and keys would cross the network"),
         ({"client_ca": "ca.pem"}, "client_ca: without tls_cert there is no TLS"),
         ({"client_ca": ""}, "client_ca: without tls_cert"),
         ({"client_ca": "", "tls_cert": "CERT", "tls_key": "CERT"}, "client_ca '': "),
@@ -507,14 +509,23 @@ async def test_a_wrong_setting_is_named(keys: str, authority: "Authority", setti
             pytest.fail("it served")
 
 
+@pytest.mark.parametrize("backend", ["cloud", "images"])
+async def test_a_caller_cannot_pay_elsewhere_with_a_key_of_this_server(keys: str, backend: str) -> None:
+    """It would have to be told to somebody else, who does not know it."""
+    settings = ServerSettings(backend=backend, key_file=keys)
+    with pytest.raises(ConfigurationError, match="upstream_credentials: with key_file, callers send keys of this server"):
+        async with serving(settings):
+            pytest.fail("it served")
+
+
 @pytest.mark.parametrize("settings", [{"key_file": "KEYS", "allow_plaintext": True}, {"key_file": "KEYS", "tls_cert": "CERT"}])
 async def test_with_keys_any_address_may_be_bound(keys: str, authority: "Authority", settings: dict[str, Any]) -> None:
     """Over TLS, or where something in front speaks it."""
     given = settings | {"key_file": keys, "listen": "0.0.0.0:0"}
     if "tls_cert" in settings:
         given |= {"tls_cert": str(authority.server), "tls_key": str(authority.server)}
-    async with serving(ServerSettings(**given)) as here:
-        assert here.endpoint.startswith("https" if "tls_cert" in settings else "http:")
+    async with serving(ServerSettings(**given)) as running:
+        assert running.endpoint.startswith("https" if "tls_cert" in settings else "http:")
 
 
 class Authority:
@@ -549,11 +560,11 @@ async def test_clients_show_certificates(authority: Authority, stranger: Authori
     settings = ServerSettings(
         listen="127.0.0.1:0", tls_cert=str(authority.server), tls_key=str(authority.server), client_ca=str(authority.ca)
     )
-    async with serving(settings) as here:
+    async with serving(settings) as running:
         for shown, is_heard in ((authority.client, True), (None, False), (stranger.client, False)):
             options = [("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.secure_channel(
-                here.endpoint.removeprefix("https://"), authority.credentials(shown), options
+                running.endpoint.removeprefix("https://"), authority.credentials(shown), options
             ) as channel:
                 order = Voice(channel, None).order()
                 if is_heard:
@@ -562,47 +573,105 @@ async def test_clients_show_certificates(authority: Authority, stranger: Authori
                     assert (await refusal(order))[0] is StatusCode.UNAVAILABLE
 
 
-HTTP = [
-    ("POST", "/foundationModels/v1/imageGenerationAsync", {"modelUri": "art://folder/m", "messages": [{"text": "a cat"}]}),
-    ("GET", "/operations/{id}", None),
-    ("GET", "/operations/{id}:cancel", None),
-    ("POST", "/operations/{id}:cancel", {}),
-    ("POST", "/v1/images/generations", {"prompt": "a cat", "model": "art://folder/m"}),
-]
-"""Every way over HTTP to what is somebody's."""
+class TestHttp:
+    """The doors over HTTP of a server with keys."""
 
+    REST, OPENAI = "/foundationModels/v1/imageGenerationAsync", "/v1/images/generations"
+    ORDER: ClassVar = {"modelUri": "art://folder/model", "messages": [{"text": "a cat", "weight": "1"}]}
+    WISH: ClassVar = {"model": "yandex-art/latest", "prompt": "a cat"}
 
-@pytest.mark.parametrize(("method", "path", "body"), HTTP)
-async def test_the_doors_over_http_ask_for_the_same_keys(keys: str, method: str, path: str, body: Any) -> None:
-    """Without a key nothing is to be had; the operation of another is not found; and its owner has it."""
-    async with server(http="127.0.0.1:0", key_file=keys) as served, httpx2.AsyncClient(base_url=str(served.http)) as client:
-        operation_id = await served.by(ALICE).submit()
-        where = path.format(id=operation_id)
-        statuses = []
-        for authorization in (None, "Api-Key wrong", f"Bearer {BOB}", f"Api-Key {ALICE}"):
-            headers = {} if authorization is None else {"authorization": authorization}
-            answer = await client.request(method, where, json=body, headers=headers)
-            statuses.append(answer.status_code)
-            assert BOB not in answer.text
-        assert statuses == [401, 401, 200 if body and "{id}" not in path else 404, 200]
+    @asynccontextmanager
+    async def client(
+        self, backend: Scripted, **settings: Any
+    ) -> AsyncIterator[Callable[..., Coroutine[Any, Any, httpx2.Response]]]:
+        """Sends a request to such a server, with a key or none."""
+        given = ServerSettings(listen="127.0.0.1:0", http="127.0.0.1:0", backend=backend, grace=0.0, **settings)
+        async with serving(given) as running, httpx2.AsyncClient(base_url=str(running.http), timeout=20) as http:
 
+            async def send(method: str, path: str, key: str | None, **more: Any) -> httpx2.Response:
+                headers = {"openai-project": "folder"} | ({} if key is None else {"authorization": f"Bearer {key}"})
+                return await http.request(method, path, headers=headers | more.pop("headers", {}), **more)
 
-async def test_clients_show_certificates_over_http(authority: Authority, stranger: Authority) -> None:
-    """With `client_ca`, as over gRPC."""
-    pem = str(authority.server)
-    settings = ServerSettings(listen="127.0.0.1:0", http="127.0.0.1:0", tls_cert=pem, tls_key=pem, client_ca=str(authority.ca))
-    async with serving(settings) as here:
-        for shown, is_heard in ((authority.client, True), (None, False), (stranger.client, False)):
-            context = ssl.create_default_context(cafile=str(authority.ca))
-            if shown is not None:
-                context.load_cert_chain(shown)
-            async with httpx2.AsyncClient(verify=context) as client:
-                read = client.get(f"{here.http}/operations/x")
-                if is_heard:
-                    assert (await read).status_code == 404
-                else:
-                    with pytest.raises(httpx2.HTTPError):
-                        await read
+            yield send
+
+    @pytest.mark.parametrize("key", [None, "AQVNnobody"])
+    async def test_without_a_key_nothing_is_to_be_had(self, keys: str, key: str | None) -> None:
+        """By any method that has to do with operations; and nothing is ordered."""
+        backend = Scripted()
+        async with self.client(backend, key_file=keys) as send:
+            operation_id = (await send("POST", self.REST, ALICE, json=self.ORDER)).json()["id"]
+            await backend.begun.wait()
+            calls = [
+                ("POST", self.REST, self.ORDER),
+                ("POST", self.OPENAI, self.WISH),
+                ("POST", self.OPENAI, self.WISH | {"stream": True}),
+            ]
+            for method, path, body in [*calls, ("GET", f"/operations/{operation_id}", None)]:
+                answered = await send(method, path, key, json=body)
+                assert answered.status_code == 401, path
+                assert "nobody" not in answered.text
+            for method in ("GET", "POST"):
+                assert (await send(method, f"/operations/{operation_id}:cancel", key)).status_code == 401
+        assert backend.asked == ["a cat"]
+
+    async def test_what_is_anothers_is_as_if_it_were_not(self, keys: str) -> None:
+        """Also by the other door, and by the same idempotency key."""
+        backend = Scripted()
+        async with self.client(backend, key_file=keys, in_flight_per_caller=2) as send:
+            named = {"headers": {"idempotency-key": "k"}}
+            mine = (await send("POST", self.REST, ALICE, json=self.ORDER, **named)).json()["id"]
+            bobs = (await send("POST", self.REST, BOB, json=self.ORDER, **named)).json()["id"]
+            assert bobs != mine
+            for method, path in (("GET", ""), ("GET", ":cancel"), ("POST", ":cancel")):
+                unknown = await send(method, f"/operations/{'x' * 20}{path}", BOB)
+                answered = await send(method, f"/operations/{mine}{path}", BOB, headers={"prefer": "wait=5"})
+                assert (answered.status_code, answered.text.replace(mine, "x" * 20)) == (404, unknown.text)
+            assert (await send("GET", f"/operations/{mine}", ALICE)).status_code == 200
+            backend.let.set()
+            assert (await send("POST", self.OPENAI, BOB, json=self.WISH)).status_code == 200
+
+    async def test_limits_hold(self, keys: str) -> None:
+        """With the time to come back, and no place to be held in is no error."""
+        backend = Scripted()
+        limits: dict[str, Any] = {"in_flight_per_caller": 2, "held_reads": 1}
+        async with self.client(backend, key_file=keys, **limits) as send:
+            mine = (await send("POST", self.REST, ALICE, json=self.ORDER)).json()["id"]
+            held = {"headers": {"prefer": "wait=20"}}
+            first = asyncio.create_task(send("GET", f"/operations/{mine}", ALICE, **held))
+            second = asyncio.create_task(send("GET", f"/operations/{mine}", ALICE, **held))
+            at_once = (await asyncio.wait([first, second], timeout=10, return_when=asyncio.FIRST_COMPLETED))[0]
+            assert [task.result().json()["done"] for task in at_once] == [False]
+            made = asyncio.create_task(send("POST", self.OPENAI, ALICE, json=self.WISH))
+            await soon(lambda: len(backend.asked) == 2, seconds=10)
+            refused = await send("POST", self.REST, ALICE, json=self.ORDER)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            backend.let.set()
+            assert (await made).status_code == 200  # though it could not be held
+            assert [task.result().json()["done"] for task in (await asyncio.wait([first, second]))[0] - at_once] == [True]
+
+    async def test_a_key_of_a_folder_orders_there_alone(self, keys: str) -> None:
+        """The folder of the OpenAI door stands in a header."""
+        async with self.client(Scripted(), key_file=keys) as send:
+            assert (await send("POST", self.REST, CAROL, json=self.ORDER)).status_code == 403
+            assert (await send("POST", self.OPENAI, CAROL, json=self.WISH)).status_code == 403
+
+    async def test_clients_show_certificates(self, authority: Authority) -> None:
+        """Here too, whoever has none is not even heard."""
+        given = ServerSettings(
+            listen="127.0.0.1:0",
+            http="127.0.0.1:0",
+            tls_cert=str(authority.server),
+            tls_key=str(authority.server),
+            client_ca=str(authority.ca),
+        )
+        trust = ssl.create_default_context(cafile=authority.ca)
+        async with serving(given) as running:
+            async with httpx2.AsyncClient(base_url=str(running.http), verify=trust) as nobody:
+                with pytest.raises(httpx2.TransportError):
+                    await nobody.get("/v1/models")
+            trust.load_cert_chain(authority.client)
+            async with httpx2.AsyncClient(base_url=str(running.http), verify=trust) as somebody:
+                assert (await somebody.get("/v1/models")).status_code == 200
 
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -629,17 +698,17 @@ class TestSilence:
         """After the time that a handshake may take: nothing at all, half of TLS, half of HTTP/2."""
         monkeypatch.setattr(door, "HANDSHAKE", 0.5)
         pems: dict[str, Any] = {"tls_cert": str(authority.server), "tls_key": str(authority.server)} if tls else {}
-        async with serving(ServerSettings(listen="127.0.0.1:0", grace=0.0, **pems)) as here:
+        async with serving(ServerSettings(listen="127.0.0.1:0", grace=0.0, **pems)) as running:
             said = [b"", CLIENT_HELLO] if tls else [b"", PREFACE[:10], PREFACE]
-            for took in await asyncio.gather(*(asyncio.to_thread(seconds_until_closed, here.endpoint, one) for one in said)):
+            for took in await asyncio.gather(*(asyncio.to_thread(seconds_until_closed, running.endpoint, one) for one in said)):
                 assert took < 5
 
     async def test_a_peer_that_does_not_answer_is_let_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It has shaken hands and is gone without a word: it does not answer the ping."""
         soon = {"grpc.keepalive_time_ms": 1000, "grpc.keepalive_timeout_ms": 300, "grpc.http2.ping_timeout_ms": 300}
         monkeypatch.setattr(door, "OPTIONS", tuple((name, soon.get(name, value)) for name, value in door.OPTIONS))
-        async with serving(ServerSettings(listen="127.0.0.1:0", grace=0.0)) as here:
-            assert await asyncio.to_thread(seconds_until_closed, here.endpoint, PREFACE + SETTINGS) < 10
+        async with serving(ServerSettings(listen="127.0.0.1:0", grace=0.0)) as running:
+            assert await asyncio.to_thread(seconds_until_closed, running.endpoint, PREFACE + SETTINGS) < 10
 
     def test_these_are_set(self) -> None:
         """What would let the connections of the dead add up is bounded."""

@@ -141,6 +141,8 @@ class ServerSettings:
             yield "client_ca: without tls_cert there is no TLS, in which clients could show certificates"
         if self.key_file and self.allow_anonymous:
             yield "allow_anonymous: with key_file, everybody has to show a key"
+        if self.key_file and self.backend in ("images", "cloud") and self.upstream_credentials == "caller":
+            yield "upstream_credentials: with key_file, callers send keys of this server, which go no further; take 'server'"
 
 
 CHOICES: Mapping[str, Any] = {"unknown": Unknown, "upstream_credentials": Whose, "on_unsupported": Unsupported}

@@ -252,11 +252,13 @@ async def serving(settings: ServerSettings, callers: Callers | None = None) -> A
             unknown=settings.unknown,
             limits=limits,
         )
-        server = make_server(settings.max_request_bytes)
-        scheme = "https" if settings.tls_cert else "http"
-        address = _bind(server, settings)
-        doctor = open_door(server, operations, callers, address)
+        scheme, credentials = ("https", _certificate(settings)) if settings.tls_cert or settings.tls_key else ("http", None)
+        host = _free(settings)
         listeners = dict([_listener(settings.http, operations, callers, settings)] if settings.http else ())
+        # A server that is never started must not be made at all: when it goes, gRPC logs the very object that goes.
+        server = make_server(settings.max_request_bytes)
+        address = f"{_reachable(host)}:{_bind(server, settings.listen, credentials)}"
+        doctor = open_door(server, operations, callers, address)
         await operations.start()
         await announce(doctor)
         await asyncio.gather(server.start(), *(listener.start() for listener in listeners.values()))
@@ -338,14 +340,15 @@ def _backend(settings: ServerSettings) -> Backend:
         raise ConfigurationError(str(error)) from error
 
 
-def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
-    """Take the port, and return the address under which others reach it."""
+def _free(settings: ServerSettings) -> str:
+    """The host to listen on, whose port can be had: why it cannot, gRPC tells only to stderr."""
     host, port = _address("listen", settings.listen, settings)
-    credentials = _certificate(settings) if settings.tls_cert or settings.tls_key else None
-    # Try the port first: why it cannot be had, gRPC tells only to stderr.
     _bound("listen", host, port, settings).close()
-    port = server.add_secure_port(settings.listen, credentials) if credentials else server.add_insecure_port(settings.listen)
-    return f"{_reachable(host)}:{port}"
+    return host
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
 
 
 def _address(name: str, where: str, settings: ServerSettings) -> tuple[str, int]:

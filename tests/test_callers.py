@@ -107,10 +107,10 @@ async def server(backend: Scripted | None = None, *, listen: str = "127.0.0.1:0"
         backend.let.set()
     given = ServerSettings(listen=listen, backend=backend, grace=0.0, **settings)
     async with (
-        serving(given) as endpoint,
-        grpc.aio.insecure_channel(endpoint.removeprefix("http://"), [("grpc.use_local_subchannel_pool", 1)]) as channel,
+        serving(given) as running,
+        grpc.aio.insecure_channel(running.endpoint.removeprefix("http://"), [("grpc.use_local_subchannel_pool", 1)]) as channel,
     ):
-        yield Served(endpoint, channel)
+        yield Served(running.endpoint, channel)
 
 
 @pytest.fixture
@@ -511,8 +511,8 @@ async def test_with_keys_any_address_may_be_bound(keys: str, authority: "Authori
     given = settings | {"key_file": keys, "listen": "0.0.0.0:0"}
     if "tls_cert" in settings:
         given |= {"tls_cert": str(authority.server), "tls_key": str(authority.server)}
-    async with serving(ServerSettings(**given)) as endpoint:
-        assert endpoint.startswith("https" if "tls_cert" in settings else "http:")
+    async with serving(ServerSettings(**given)) as running:
+        assert running.endpoint.startswith("https" if "tls_cert" in settings else "http:")
 
 
 class Authority:
@@ -547,11 +547,11 @@ async def test_clients_show_certificates(authority: Authority, stranger: Authori
     settings = ServerSettings(
         listen="127.0.0.1:0", tls_cert=str(authority.server), tls_key=str(authority.server), client_ca=str(authority.ca)
     )
-    async with serving(settings) as endpoint:
+    async with serving(settings) as running:
         for shown, is_heard in ((authority.client, True), (None, False), (stranger.client, False)):
             options = [("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.secure_channel(
-                endpoint.removeprefix("https://"), authority.credentials(shown), options
+                running.endpoint.removeprefix("https://"), authority.credentials(shown), options
             ) as channel:
                 order = Voice(channel, None).order()
                 if is_heard:
@@ -584,17 +584,17 @@ class TestSilence:
         """After the time that a handshake may take: nothing at all, half of TLS, half of HTTP/2."""
         monkeypatch.setattr(door, "HANDSHAKE", 0.5)
         pems: dict[str, Any] = {"tls_cert": str(authority.server), "tls_key": str(authority.server)} if tls else {}
-        async with serving(ServerSettings(listen="127.0.0.1:0", grace=0.0, **pems)) as endpoint:
+        async with serving(ServerSettings(listen="127.0.0.1:0", grace=0.0, **pems)) as running:
             said = [b"", CLIENT_HELLO] if tls else [b"", PREFACE[:10], PREFACE]
-            for took in await asyncio.gather(*(asyncio.to_thread(seconds_until_closed, endpoint, one) for one in said)):
+            for took in await asyncio.gather(*(asyncio.to_thread(seconds_until_closed, running.endpoint, one) for one in said)):
                 assert took < 5
 
     async def test_a_peer_that_does_not_answer_is_let_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It has shaken hands and is gone without a word: it does not answer the ping."""
         soon = {"grpc.keepalive_time_ms": 1000, "grpc.keepalive_timeout_ms": 300, "grpc.http2.ping_timeout_ms": 300}
         monkeypatch.setattr(door, "OPTIONS", tuple((name, soon.get(name, value)) for name, value in door.OPTIONS))
-        async with serving(ServerSettings(listen="127.0.0.1:0", grace=0.0)) as endpoint:
-            assert await asyncio.to_thread(seconds_until_closed, endpoint, PREFACE + SETTINGS) < 10
+        async with serving(ServerSettings(listen="127.0.0.1:0", grace=0.0)) as running:
+            assert await asyncio.to_thread(seconds_until_closed, running.endpoint, PREFACE + SETTINGS) < 10
 
     def test_these_are_set(self) -> None:
         """What would let the connections of the dead add up is bounded."""

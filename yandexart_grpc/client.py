@@ -40,7 +40,10 @@ class YandexArt:
     """A client for image generation, safe to share between threads.
 
     `folder_id` is the folder that pays. `credentials` is an API key or an IAM token, told apart by prefix. `endpoint` is
-    `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext) or `demo://` (a server in this process);
+    `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext), or a server in this process: `demo://` draws for
+    free, `images://` orders each picture of Yandex's Images API, `images://host[:port]` and `images+http://host:port`
+    (plaintext) of another one like it. `store` is where such a server keeps its operations, `sqlite:///path`, so that another
+    process with the same store goes on with them; without one, they end with the client, and pictures that are not done are lost.
     `operation_endpoint` is where operations are read, the same unless it is given. `root_certificates` is a PEM file with
     the authority of the server. `timeout` is how many seconds a wait may take (None: as long as it takes), `rpc_timeout`
     how many one call may take, `max_message_bytes` the largest answer that is received.
@@ -49,8 +52,8 @@ class YandexArt:
     allows. `reads_per_second` and `submits_per_minute` keep within the quotas of the folder. `history` is a file in which
     durations are kept from one process to the next.
 
-    What is not given comes from `YC_FOLDER_ID`, `YC_API_KEY` or `YC_IAM_TOKEN`, and `YANDEXART_ENDPOINT`; without an endpoint,
-    it is Yandex Cloud.
+    What is not given comes from `YC_FOLDER_ID`, `YC_API_KEY` or `YC_IAM_TOKEN`, `YANDEXART_ENDPOINT` and `YANDEXART_STORE`;
+    without an endpoint, it is Yandex Cloud's asynchronous API.
 
     Raises `ConfigurationError`, which names every setting that is wrong.
     """
@@ -70,6 +73,7 @@ class YandexArt:
         reads_per_second: float = READS_PER_SECOND,
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
+        store: str | None = None,
     ) -> None:
         settings = Settings.resolve(
             folder_id=folder_id,
@@ -78,6 +82,7 @@ class YandexArt:
             operation_endpoint=operation_endpoint,
             root_certificates=root_certificates,
             history=history,
+            store=store,
             limits=Limits(
                 timeout=timeout,
                 rpc_timeout=rpc_timeout,

@@ -19,15 +19,16 @@ What each call means for money is said by `billed` and `resend`. Failures of gRP
 """
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import ClassVar, Literal, NamedTuple, Protocol, cast
+from contextlib import contextmanager, suppress
+from typing import ClassVar, Literal, NamedTuple, Protocol, cast, get_args
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from yandexart_grpc.stubs import Operation, RetryInfo, Status
+from yandexart_grpc.stubs import ErrorInfo, Operation, RetryInfo, Status
 
 log = logging.getLogger("yandexart_grpc")
 
@@ -185,6 +186,16 @@ ENDINGS = {StatusCode.CANCELLED: OperationCancelled, StatusCode.ABORTED: Outcome
 
 REFUSALS = ("violate the terms of use", "Я не могу сгенерировать это изображение")
 """How the service words a refusal by its content rules (contract/service.md, "Errors seen")."""
+DENIED = re.compile(r"Access to model art://[^/\s]+/\S+ denied|not allowed")
+"""How it words that a model cannot be used: for want of a role or a scope, and of one that is retired or not on that API."""
+IMAGES_API = "Images API"
+"""What the `images` backend names in its words, so that nobody is sent there who comes from there."""
+RETIRED = (
+    "Seen since September 2026: Yandex's asynchronous API denies its models also to those who have every right"
+    " (role ai.imageGeneration.user, scope yc.ai.imageGeneration.execute), while its Images API still draws."
+    " These use it: endpoint='images://', `yandexart generate --endpoint images://`, `yandexart serve --backend images`"
+)
+"""What is known of a model that cannot be used, and what works (contract/service.md, "Since September 2026")."""
 
 
 class Failure(Protocol):
@@ -225,6 +236,8 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
     if operation_id is not None:
         doing = f"{doing} operation {operation_id}"
     text = f"{doing}: {code.name}: {details}"
+    if _is_retirement(code, details):
+        text += f". {RETIRED}"
     if is_local_limit(error):
         kind = ConfigurationError
         text += "; raise max_message_bytes and ask for the same operation again"
@@ -279,16 +292,40 @@ def keyed(key: str | None) -> Iterator[None]:
 def from_operation(operation: Operation) -> YandexArtError:
     """The error to raise for an operation whose `result` is `error`."""
     status = operation.error
-    code = _status_code(status.code)
+    code = code_of(status.code)
     kind = ContentRefused if _is_refusal(code, status.message) else ENDINGS.get(code, OperationFailed)
+    text = f"operation {operation.id} failed: {code.name}: {status.message}"
     return kind(
-        f"operation {operation.id} failed: {code.name}: {status.message}",
+        f"{text}. {RETIRED}" if _is_retirement(code, status.message) else text,
         code=code,
         details=status.message,
         operation_id=operation.id,
-        # An internal error of the server is not charged (contract/service.md, "The answer").
-        billed="no" if code is StatusCode.INTERNAL else "unknown",
+        billed=_bill(status, code),
     )
+
+
+DOMAIN = "yandexart-grpc"
+"""Whose word it is what an operation that failed did to the money."""
+BILLS: dict[str, Billed] = {f"BILLED_{billed.upper()}": billed for billed in get_args(Billed)}
+"""How that is said."""
+
+
+def with_bill(status: Status, billed: Billed) -> Status:
+    """The status of an operation, with what is known about money added to it (google.rpc.ErrorInfo)."""
+    reason = next(reason for reason, said in BILLS.items() if said == billed)
+    status.details.add().Pack(ErrorInfo(reason=reason, domain=DOMAIN))
+    return status
+
+
+def _bill(status: Status, code: StatusCode) -> Billed:
+    """Whether an operation that failed was paid for: a server of ours tells."""
+    info = ErrorInfo()
+    with suppress(DecodeError):
+        for detail in status.details:
+            if detail.Unpack(info) and info.domain == DOMAIN and info.reason in BILLS:
+                return BILLS[info.reason]
+    # An internal error of the service is not charged (contract/service.md, "The answer").
+    return "no" if code is StatusCode.INTERNAL else "unknown"
 
 
 def _is_refusal(code: StatusCode, details: str) -> bool:
@@ -305,7 +342,13 @@ def _is_servers(error: grpc.RpcError) -> bool:
     return (failure(error).details() or "").startswith("SERVER:")
 
 
-def _status_code(number: int) -> StatusCode:
+def _is_retirement(code: StatusCode, details: str) -> bool:
+    fits = code in (StatusCode.PERMISSION_DENIED, StatusCode.FAILED_PRECONDITION) and DENIED.search(details)
+    return bool(fits) and IMAGES_API not in details
+
+
+def code_of(number: int) -> StatusCode:
+    """The code that a number on the wire stands for; UNKNOWN where it is none."""
     return next((code for code in StatusCode if code.value[0] == number), StatusCode.UNKNOWN)
 
 

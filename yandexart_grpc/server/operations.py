@@ -16,7 +16,16 @@ from typing import Any, Literal, TypeVar
 from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 
-from yandexart_grpc.errors import InvalidRequest, NotFound, PermissionDenied, QuotaExceeded, Unavailable, YandexArtError, row
+from yandexart_grpc.errors import (
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    Unavailable,
+    YandexArtError,
+    row,
+    with_bill,
+)
 from yandexart_grpc.request import ImageRequest, problems_of_key
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
@@ -87,6 +96,11 @@ class Operations:
     def scope(self) -> str:
         """The store in which idempotency keys are remembered."""
         return self._store.id
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nobody is held any more, because the server is about to end."""
+        return self._bells.silent
 
     async def start(self) -> None:
         """Go on with what an earlier process left, and begin to forget what expires."""
@@ -258,10 +272,10 @@ class Operations:
         try:
             return await self._backend.generate(work.entry.request, work)
         except YandexArtError as error:
-            return to_status(error)
+            return with_bill(to_status(error), error.billed)
         except Exception:
             log.exception("operation %s: the backend failed", work.entry.id)
-            return _status(StatusCode.INTERNAL, "Internal error")
+            return with_bill(_status(StatusCode.INTERNAL, "Internal error"), "unknown" if self._backend.charges else "no")
 
     async def _finish(self, entry: Row, outcome: ImageGenerationResponse | Status) -> None:
         """End the operation. What cannot be written down is handed out all the same, and written as soon as it can be."""
@@ -371,7 +385,8 @@ def to_status(error: YandexArtError) -> Status:
 
 
 def _status(code: StatusCode, message: str) -> Status:
-    return Status(code=code.value[0], message=message)
+    """A status, with whatever is no text in the words of a backend replaced."""
+    return Status(code=code.value[0], message=message.encode(errors="replace").decode())
 
 
 def _unknown(entry: Row) -> Status:

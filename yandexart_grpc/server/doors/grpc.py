@@ -14,13 +14,14 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from yandexart_grpc import stubs
 from yandexart_grpc.errors import InvalidRequest, NotFound, YandexArtError
 from yandexart_grpc.server.callers import Callers
+from yandexart_grpc.server.doors.promises import HOLDS, preferred_wait, scope_of
 from yandexart_grpc.server.operations import Operations, to_status
 
 OPTIONS = (
     # A second server on the same port is an error; by default the kernel would share the callers out between both.
     ("grpc.so_reuseport", 0),
     # Callers keep a quiet connection alive by pings; by default three in five minutes would end it.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # A burst of callers waits for its turn; by default what exceeds a thousand is cancelled, with nothing said.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
@@ -34,10 +35,6 @@ OPTIONS = (
 )
 HANDSHAKE = 10.0
 """Seconds that a new connection has for its handshake, of TLS and of HTTP/2; by default it would be two minutes."""
-HOLDS = (("preference-applied", "wait"),)
-"""Announces that a read with `prefer: wait=<seconds>` is held until the operation is done (RFC 7240)."""
-LONGEST_HOLD = 60.0
-"""Seconds for which a read is held at the most, whatever is preferred."""
 TOKEN_LIFE = 12 * 3600
 """How long an IAM token lives, in seconds (contract/service.md, "Who may call")."""
 
@@ -72,7 +69,7 @@ class Generation(stubs.ImageGenerationAsyncServiceServicer):
 
     def __init__(self, operations: Operations, callers: Callers) -> None:
         self._operations, self._callers = operations, callers
-        self._announced = (*HOLDS, *scope_of(operations))
+        self._announced = (HOLDS, scope_of(operations))
 
     async def Generate(self, request: stubs.ImageGenerationRequest, context: Context) -> stubs.Operation:
         await context.send_initial_metadata(self._announced)
@@ -98,9 +95,9 @@ class OperationReads(stubs.OperationServiceServicer):
 
     async def _get(self, operation_id: str, context: Context) -> stubs.Operation:
         caller = self._callers.known(_sent(context).get("authorization", ""))
-        hold = _preferred_wait(context) if self._operations.may_hold(caller) else 0.0
+        hold = preferred_wait(_preferences(context)) if self._operations.may_hold(caller) else 0.0
         if hold:
-            await context.send_initial_metadata(HOLDS)
+            await context.send_initial_metadata((HOLDS,))
         return await self._operations.look(operation_id, hold, caller=caller)
 
     async def _cancel(self, operation_id: str, context: Context) -> stubs.Operation:
@@ -163,7 +160,7 @@ class Doctor(health.aio.HealthServicer):
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
-        self._announced = scope_of(operations)
+        self._announced = (scope_of(operations),)
 
     async def Check(
         self,
@@ -226,14 +223,6 @@ def make_server(max_request_bytes: int) -> grpc.aio.Server:
     return grpc.aio.server(options=(*OPTIONS, *limits), interceptors=(Decoding(),))
 
 
-def scope_of(operations: Operations) -> tuple[tuple[str, str]]:
-    """Announces that a request with the `idempotency-key` of an earlier one is answered with the same operation.
-
-    That holds as long as the same store is behind this door, so its id is told: after a lost answer, a client compares.
-    """
-    return (("idempotency-scope", operations.scope),)
-
-
 def open_door(server: grpc.aio.Server, operations: Operations, callers: Callers, address: str) -> Doctor:
     """Add every service to a server that others reach at `address`, and return the one that tells its health."""
     stubs.add_ImageGenerationAsyncServiceServicer_to_server(Generation(operations, callers), server)
@@ -260,12 +249,8 @@ def _sent(context: Context) -> dict[str, str]:
     return {name: str(value) for name, value in context.invocation_metadata() or ()}
 
 
-def _preferred_wait(context: Context) -> float:
-    """The seconds for which the caller would like to be held; 0 where it does not say so."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "prefer" and (found := re.search(r"\bwait=(\d{1,6})\b", str(value))):
-            return min(float(found[1]), LONGEST_HOLD)
-    return 0.0
+def _preferences(context: Context) -> list[str]:
+    return [str(value) for key, value in context.invocation_metadata() or () if key == "prefer"]
 
 
 async def _answered(context: Context, answer: Awaitable[Answer]) -> Answer:

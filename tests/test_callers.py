@@ -5,19 +5,22 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
+import httpx2
 import pytest
 import trustme
 from grpc import StatusCode
 
+from tests.doors import soon
 from tests.test_durability import Scripted, entry, refusal
 from yandexart_grpc import AsyncYandexArt, ConfigurationError, QuotaExceeded, Unauthenticated, YandexArt, stubs
 from yandexart_grpc.errors import retry_after
@@ -484,6 +487,7 @@ class TestLimits:
         ({"listen": "0.0.0.0:0"}, "'0.0.0.0' is not loopback, and whoever reaches it could order; give key_file or client_ca"),
         ({"listen": "0.0.0.0:0", "key_file": "KEYS"}, "keys would cross the network in plaintext; give tls_cert, or"),
         ({"key_file": "KEYS", "allow_anonymous": True}, "allow_anonymous: with key_file, everybody has to show a key"),
+        ({"http": "0.0.0.0:0", "key_file": "KEYS"}, "http: '0.0.0.0' is not loopback, and keys would cross the network"),
         ({"client_ca": "ca.pem"}, "client_ca: without tls_cert there is no TLS"),
         ({"client_ca": ""}, "client_ca: without tls_cert"),
         ({"client_ca": "", "tls_cert": "CERT", "tls_key": "CERT"}, "client_ca '': "),
@@ -502,6 +506,15 @@ async def test_a_wrong_setting_is_named(keys: str, authority: "Authority", setti
     files = {"KEYS": keys, "CERT": str(authority.server)}
     with pytest.raises(ConfigurationError, match=words):
         async with server(**{name: files.get(value, value) for name, value in settings.items()}):
+            pytest.fail("it served")
+
+
+@pytest.mark.parametrize("backend", ["cloud", "images"])
+async def test_a_caller_cannot_pay_elsewhere_with_a_key_of_this_server(keys: str, backend: str) -> None:
+    """It would have to be told to somebody else, who does not know it."""
+    settings = ServerSettings(backend=backend, key_file=keys)
+    with pytest.raises(ConfigurationError, match="upstream_credentials: with key_file, callers send keys of this server"):
+        async with serving(settings):
             pytest.fail("it served")
 
 
@@ -558,6 +571,107 @@ async def test_clients_show_certificates(authority: Authority, stranger: Authori
                     assert (await order).id
                 else:
                     assert (await refusal(order))[0] is StatusCode.UNAVAILABLE
+
+
+class TestHttp:
+    """The doors over HTTP of a server with keys."""
+
+    REST, OPENAI = "/foundationModels/v1/imageGenerationAsync", "/v1/images/generations"
+    ORDER: ClassVar = {"modelUri": "art://folder/model", "messages": [{"text": "a cat", "weight": "1"}]}
+    WISH: ClassVar = {"model": "yandex-art/latest", "prompt": "a cat"}
+
+    @asynccontextmanager
+    async def client(
+        self, backend: Scripted, **settings: Any
+    ) -> AsyncIterator[Callable[..., Coroutine[Any, Any, httpx2.Response]]]:
+        """Sends a request to such a server, with a key or none."""
+        given = ServerSettings(listen="127.0.0.1:0", http="127.0.0.1:0", backend=backend, grace=0.0, **settings)
+        async with serving(given) as running, httpx2.AsyncClient(base_url=str(running.http), timeout=20) as http:
+
+            async def send(method: str, path: str, key: str | None, **more: Any) -> httpx2.Response:
+                headers = {"openai-project": "folder"} | ({} if key is None else {"authorization": f"Bearer {key}"})
+                return await http.request(method, path, headers=headers | more.pop("headers", {}), **more)
+
+            yield send
+
+    @pytest.mark.parametrize("key", [None, "AQVNnobody"])
+    async def test_without_a_key_nothing_is_to_be_had(self, keys: str, key: str | None) -> None:
+        """By any method that has to do with operations; and nothing is ordered."""
+        backend = Scripted()
+        async with self.client(backend, key_file=keys) as send:
+            operation_id = (await send("POST", self.REST, ALICE, json=self.ORDER)).json()["id"]
+            await backend.begun.wait()
+            calls = [
+                ("POST", self.REST, self.ORDER),
+                ("POST", self.OPENAI, self.WISH),
+                ("POST", self.OPENAI, self.WISH | {"stream": True}),
+            ]
+            for method, path, body in [*calls, ("GET", f"/operations/{operation_id}", None)]:
+                answered = await send(method, path, key, json=body)
+                assert answered.status_code == 401, path
+                assert "nobody" not in answered.text
+            for method in ("GET", "POST"):
+                assert (await send(method, f"/operations/{operation_id}:cancel", key)).status_code == 401
+        assert backend.asked == ["a cat"]
+
+    async def test_what_is_anothers_is_as_if_it_were_not(self, keys: str) -> None:
+        """Also by the other door, and by the same idempotency key."""
+        backend = Scripted()
+        async with self.client(backend, key_file=keys, in_flight_per_caller=2) as send:
+            named = {"headers": {"idempotency-key": "k"}}
+            mine = (await send("POST", self.REST, ALICE, json=self.ORDER, **named)).json()["id"]
+            bobs = (await send("POST", self.REST, BOB, json=self.ORDER, **named)).json()["id"]
+            assert bobs != mine
+            for method, path in (("GET", ""), ("GET", ":cancel"), ("POST", ":cancel")):
+                unknown = await send(method, f"/operations/{'x' * 20}{path}", BOB)
+                answered = await send(method, f"/operations/{mine}{path}", BOB, headers={"prefer": "wait=5"})
+                assert (answered.status_code, answered.text.replace(mine, "x" * 20)) == (404, unknown.text)
+            assert (await send("GET", f"/operations/{mine}", ALICE)).status_code == 200
+            backend.let.set()
+            assert (await send("POST", self.OPENAI, BOB, json=self.WISH)).status_code == 200
+
+    async def test_limits_hold(self, keys: str) -> None:
+        """With the time to come back, and no place to be held in is no error."""
+        backend = Scripted()
+        limits: dict[str, Any] = {"in_flight_per_caller": 2, "held_reads": 1}
+        async with self.client(backend, key_file=keys, **limits) as send:
+            mine = (await send("POST", self.REST, ALICE, json=self.ORDER)).json()["id"]
+            held = {"headers": {"prefer": "wait=20"}}
+            first = asyncio.create_task(send("GET", f"/operations/{mine}", ALICE, **held))
+            second = asyncio.create_task(send("GET", f"/operations/{mine}", ALICE, **held))
+            at_once = (await asyncio.wait([first, second], timeout=10, return_when=asyncio.FIRST_COMPLETED))[0]
+            assert [task.result().json()["done"] for task in at_once] == [False]
+            made = asyncio.create_task(send("POST", self.OPENAI, ALICE, json=self.WISH))
+            await soon(lambda: len(backend.asked) == 2, seconds=10)
+            refused = await send("POST", self.REST, ALICE, json=self.ORDER)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            backend.let.set()
+            assert (await made).status_code == 200  # though it could not be held
+            assert [task.result().json()["done"] for task in (await asyncio.wait([first, second]))[0] - at_once] == [True]
+
+    async def test_a_key_of_a_folder_orders_there_alone(self, keys: str) -> None:
+        """The folder of the OpenAI door stands in a header."""
+        async with self.client(Scripted(), key_file=keys) as send:
+            assert (await send("POST", self.REST, CAROL, json=self.ORDER)).status_code == 403
+            assert (await send("POST", self.OPENAI, CAROL, json=self.WISH)).status_code == 403
+
+    async def test_clients_show_certificates(self, authority: Authority) -> None:
+        """Here too, whoever has none is not even heard."""
+        given = ServerSettings(
+            listen="127.0.0.1:0",
+            http="127.0.0.1:0",
+            tls_cert=str(authority.server),
+            tls_key=str(authority.server),
+            client_ca=str(authority.ca),
+        )
+        trust = ssl.create_default_context(cafile=authority.ca)
+        async with serving(given) as running:
+            async with httpx2.AsyncClient(base_url=str(running.http), verify=trust) as nobody:
+                with pytest.raises(httpx2.TransportError):
+                    await nobody.get("/v1/models")
+            trust.load_cert_chain(authority.client)
+            async with httpx2.AsyncClient(base_url=str(running.http), verify=trust) as somebody:
+                assert (await somebody.get("/v1/models")).status_code == 200
 
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -43,7 +43,10 @@ MAY_IMPORT = {
     "aio": (*CORE, *SHELL),
     "__init__": ("client", "aio", *SHELL),
     "server": ("server", "auth", "stubs", "errors", "request", "image"),
-    "server/doors": ("server/doors", "server/operations", "server/callers", "_version", "stubs", "errors", "request", "image"),
+    "server/doors": (
+        *("server/doors", "server/operations", "server/callers"),
+        *("_version", "stubs", "errors", "request", "image"),
+    ),
     "server/operations": (
         *("server/store", "server/workers", "server/bells", "server/callers", "server/limits", "server/backends/base"),
         *("stubs", "errors", "request"),

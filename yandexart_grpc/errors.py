@@ -332,6 +332,11 @@ def _is_refusal(code: StatusCode, details: str) -> bool:
     return code is StatusCode.INVALID_ARGUMENT and any(words in details for words in REFUSALS)
 
 
+def _is_retirement(code: StatusCode, details: str) -> bool:
+    fits = code in (StatusCode.PERMISSION_DENIED, StatusCode.FAILED_PRECONDITION) and DENIED.search(details)
+    return bool(fits) and IMAGES_API not in details
+
+
 def _is_too_large(error: grpc.RpcError) -> bool:
     status = failure(error)
     return status.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (status.details() or "")
@@ -340,11 +345,6 @@ def _is_too_large(error: grpc.RpcError) -> bool:
 def _is_servers(error: grpc.RpcError) -> bool:
     """Whether it was the server to which a message was too large."""
     return (failure(error).details() or "").startswith("SERVER:")
-
-
-def _is_retirement(code: StatusCode, details: str) -> bool:
-    fits = code in (StatusCode.PERMISSION_DENIED, StatusCode.FAILED_PRECONDITION) and DENIED.search(details)
-    return bool(fits) and IMAGES_API not in details
 
 
 def code_of(number: int) -> StatusCode:

@@ -47,8 +47,6 @@ KEEP = 3 * 24 * 3600.0
 """Seconds for which a finished operation is kept, as the real service does (contract/service.md, "The answer")."""
 GOODBYE = 0.5
 """Seconds that answers have to leave when the time for work is over."""
-REQUEST_LIMIT = 2**20
-"""Bytes of the largest request that is taken: a prompt of 500 characters has two thousand at the most."""
 UPSTREAM_TIMEOUT = 600.0
 """Seconds that a picture may take somewhere else."""
 Whose = Literal["caller", "server"]
@@ -57,6 +55,8 @@ Unsupported = Literal["warn", "refuse"]
 """What becomes of a request for what the backend cannot do."""
 BACKLOG = 2048
 """Connections that may wait to be taken."""
+REQUEST_LIMIT = 2**20
+"""Bytes of the largest request that is taken: a prompt of 500 characters has two thousand at the most."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -141,15 +141,14 @@ class ServerSettings:
             yield "client_ca: without tls_cert there is no TLS, in which clients could show certificates"
         if self.key_file and self.allow_anonymous:
             yield "allow_anonymous: with key_file, everybody has to show a key"
-        if self.key_file and self.backend != "demo" and isinstance(self.backend, str) and self.upstream_credentials == "caller":
+        if self.key_file and self.backend in ("images", "cloud") and self.upstream_credentials == "caller":
             yield "upstream_credentials: with key_file, callers send keys of this server, which go no further; take 'server'"
 
 
-COUNTS = ("concurrency", "queue", "max_request_bytes", "in_flight_per_caller", "held_reads", "held_reads_per_caller")
-"""The settings that are integers from 1."""
-
 CHOICES: Mapping[str, Any] = {"unknown": Unknown, "upstream_credentials": Whose, "on_unsupported": Unsupported}
 """The settings that are one of a few words."""
+COUNTS = ("concurrency", "queue", "max_request_bytes", "in_flight_per_caller", "held_reads", "held_reads_per_caller")
+"""The settings that are integers from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +219,10 @@ def embedded(
 
 
 async def serve(settings: ServerSettings, started: Callable[[Embedded], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; SIGHUP rereads the keys. `started` is told the addresses. Raises `ConfigurationError`."""
+    """Serve until SIGTERM or Ctrl-C; SIGHUP reads the keys again. `started` is told the addresses.
+
+    Raises `ConfigurationError`.
+    """
     callers = _callers(settings)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -346,6 +348,16 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
     return f"{_reachable(host)}:{port}"
 
 
+def _address(name: str, where: str, settings: ServerSettings) -> tuple[str, int]:
+    """Host and port of the setting of that name."""
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", where, re.ASCII)
+    if not found or int(found[2]) > 65535:
+        raise ConfigurationError(f"{name}: {where!r} is not host:port with a port from 0 to 65535")
+    if not _is_loopback(found[1]) and (danger := _danger(settings)):
+        raise ConfigurationError(f"{name}: {found[1]!r} is not loopback, and {danger}")
+    return found[1], int(found[2])
+
+
 def _callers(settings: ServerSettings) -> Callers:
     return Callers(settings.key_file, requests_per_second=settings.requests_per_second)
 
@@ -359,16 +371,6 @@ def _danger(settings: ServerSettings) -> str | None:
     if settings.client_ca or settings.allow_anonymous:
         return None
     return "whoever reaches it could order; give key_file or client_ca, or permit that by allow_anonymous"
-
-
-def _address(name: str, where: str, settings: ServerSettings) -> tuple[str, int]:
-    """Host and port of the setting of that name."""
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", where, re.ASCII)
-    if not found or int(found[2]) > 65535:
-        raise ConfigurationError(f"{name}: {where!r} is not host:port with a port from 0 to 65535")
-    if not _is_loopback(found[1]) and (danger := _danger(settings)):
-        raise ConfigurationError(f"{name}: {found[1]!r} is not loopback, and {danger}")
-    return found[1], int(found[2])
 
 
 def _bound(name: str, host: str, port: int, settings: ServerSettings) -> socket.socket:

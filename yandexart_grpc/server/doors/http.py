@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from yandexart_grpc.errors import InvalidRequest, NotFound, Unavailable, YandexArtError, row
-from yandexart_grpc.server.callers import Caller, Callers
+from yandexart_grpc.server.callers import Caller
 
 log = logging.getLogger("yandexart_grpc.server")
 
@@ -78,15 +78,14 @@ def with_images(content: dict[str, Any], images: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def caller_of(request: Request, callers: Callers) -> Caller:
-    """Who sent a request; raises `Unauthenticated`, and `QuotaExceeded`."""
-    return callers.known(request.headers.get("authorization", ""))
+def authorization(request: Request) -> str:
+    """What the caller sent under that name."""
+    return request.headers.get("authorization", "").strip()
 
 
-def sent(request: Request, callers: Callers) -> dict[str, Any]:
+def sent(request: Request, caller: Caller) -> dict[str, Any]:
     """What `Operations.accept` is told of a request beside its message."""
-    caller, authorization = caller_of(request, callers), request.headers.get("authorization", "").strip()
-    return {"key": request.headers.get("idempotency-key"), "caller": caller, "authorization": authorization}
+    return {"key": request.headers.get("idempotency-key"), "caller": caller, "authorization": authorization(request)}
 
 
 def answer(error: YandexArtError, shape: Shape, *, status: int | None = None, headers: dict[str, str] | None = None) -> Response:

@@ -80,7 +80,7 @@ class Listener:
         tls_key: str | None,
         client_ca: str | None,
     ) -> None:
-        """`headers` stand in every answer; with `client_ca`, clients have to show certificates."""
+        """`headers` stand in every answer; clients show a certificate of `client_ca` where there is one."""
         config = uvicorn.Config(
             app,
             http=_Impatient,
@@ -97,7 +97,7 @@ class Listener:
             ssl_certfile=tls_cert,
             ssl_keyfile=tls_key,
             ssl_ca_certs=client_ca,
-            ssl_cert_reqs=ssl.CERT_NONE if client_ca is None else ssl.CERT_REQUIRED,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if client_ca else ssl.CERT_NONE,
         )
         self._bound = bound
         self._server = _Server(config)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from yandexart_grpc.errors import ContentRefused, OperationTimeout, Unavailable, YandexArtError, row
 from yandexart_grpc.image import Image
 from yandexart_grpc.server.callers import Caller, Callers
-from yandexart_grpc.server.doors.http import HOLE, Endpoint, answer, object_of, sent, with_images
+from yandexart_grpc.server.doors.http import HOLE, Endpoint, answer, authorization, object_of, sent, with_images
 from yandexart_grpc.server.doors.promises import LONGEST_HOLD
 from yandexart_grpc.server.doors.wishes import BadParameter, Wish
 from yandexart_grpc.server.operations import Operations, to_status
@@ -28,7 +28,7 @@ MODEL_NAMES = ("yandex-art/latest", "yandex-art-2.0", "aliceai-image-art-3.0")
 LONGEST_WAIT = 900.0
 """Seconds after which a caller is not held any longer; the operations go on."""
 PAUSE = 1.0
-"""Seconds from one look to the next, where there is no place for one more read to be held in."""
+"""Seconds from one look to the next, where too many are held for one more."""
 HEARTBEAT = 10.0
 """Seconds of silence in a stream, at the most: what stands in between takes longer ones for the end."""
 NO_USAGE = {
@@ -67,16 +67,16 @@ class OpenAI:
 
     async def generate(self, request: Request) -> Response:
         """Have pictures made, and hand them over."""
-        wish = Wish.read(await object_of(request), request.headers.get("openai-project", "").strip())
-        given, ids = sent(request, self._callers), list[str]()
-        caller: Caller = given["caller"]
+        caller = self._callers.known(authorization(request))
+        wish = Wish.read(await object_of(request), request.headers.get("openai-project", "").strip() or caller.folder or "")
+        given, ids = sent(request, caller), list[str]()
         try:
             for at, one in enumerate(wish.requests):
                 key = f"{given['key']}/{at}" if given["key"] and at else given["key"]
                 ids.append((await self._operations.accept(one.to_proto(), **(given | {"key": key}))).id)
             headers = {"x-request-id": ",".join(ids)}
             if wish.stream:
-                events = self._events(ids[0], wish.partial_images, caller)
+                events = self._events(ids[0], caller, wish.partial_images)
                 headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
                 return StreamingResponse(events, headers=headers, media_type="text/event-stream")
             images = [Image.from_operation(await self._finished(one, caller, request), None) for one in ids]
@@ -90,19 +90,20 @@ class OpenAI:
 
     async def _finished(self, operation_id: str, caller: Caller, request: Request | None = None) -> Operation:
         """The operation once it is done; a caller who hangs up is not waited for."""
-        until, hold = time.monotonic() + LONGEST_WAIT, min(LONGEST_HOLD, LONGEST_WAIT)
+        until = time.monotonic() + LONGEST_WAIT
+        hold = min(LONGEST_HOLD, LONGEST_WAIT)
         while not (operation := await self._operations.look(operation_id, hold, caller=caller)).done:
-            if not self._operations.may_hold(caller):
-                await asyncio.sleep(PAUSE)
             if self._operations.stopping:
                 raise _stopping(operation_id)
             if time.monotonic() >= until:
                 raise OperationTimeout(f"operation {operation_id} is not done after {LONGEST_WAIT:g} s, and goes on")
             if request is not None and await request.is_disconnected():
                 raise ClientDisconnect
+            if not self._operations.may_hold(caller):
+                await asyncio.sleep(PAUSE)
         return operation
 
-    async def _news(self, operation_id: str, partial_images: int, caller: Caller) -> AsyncIterator[bytes | Operation]:
+    async def _news(self, operation_id: str, caller: Caller, partial_images: int) -> AsyncIterator[bytes | Operation]:
         """What a stream tells: so many sketches, and then the finished operation."""
         if partial_images:
             async for news in self._operations.follow(operation_id, caller=caller):
@@ -114,11 +115,11 @@ class OpenAI:
         else:
             yield await self._finished(operation_id, caller)
 
-    async def _events(self, operation_id: str, partial_images: int, caller: Caller) -> AsyncIterator[bytes]:
+    async def _events(self, operation_id: str, caller: Caller, partial_images: int) -> AsyncIterator[bytes]:
         """The stream of one picture."""
         index = 0
         try:
-            async for news in _with_pauses(self._news(operation_id, partial_images, caller), HEARTBEAT):
+            async for news in _with_pauses(self._news(operation_id, caller, partial_images), HEARTBEAT):
                 if news is None:
                     yield b": it goes on\n\n"
                 elif isinstance(news, bytes):

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from yandexart_grpc.errors import InvalidRequest, YandexArtError
 from yandexart_grpc.server.callers import Callers
-from yandexart_grpc.server.doors.http import HOLE, Endpoint, caller_of, object_of, sent, with_images
+from yandexart_grpc.server.doors.http import HOLE, Endpoint, authorization, object_of, sent, with_images
 from yandexart_grpc.server.doors.promises import HOLDS, preferred_wait
 from yandexart_grpc.server.operations import Operations, to_status
 from yandexart_grpc.stubs import POOL, ImageGenerationRequest, ImageGenerationResponse, Operation
@@ -41,19 +41,20 @@ class Rest:
 
     async def generate(self, request: Request) -> Response:
         """Take a request."""
+        caller = self._callers.known(authorization(request))
         message = _message(await object_of(request))
-        return _said(await self._operations.accept(message, **sent(request, self._callers)), dict([HOLDS]))
+        return _said(await self._operations.accept(message, **sent(request, caller)), dict([HOLDS]))
 
     async def get(self, request: Request) -> Response:
         """The operation as it is now, or when it is done."""
-        caller = caller_of(request, self._callers)
+        caller = self._callers.known(authorization(request))
         hold = preferred_wait(request.headers.getlist("prefer")) if self._operations.may_hold(caller) else 0.0
         operation = await self._operations.look(request.path_params["id"], hold, caller=caller)
         return _said(operation, dict([HOLDS]) if hold else {})
 
     async def cancel(self, request: Request) -> Response:
         """Stop the operation where that saves something."""
-        caller = caller_of(request, self._callers)
+        caller = self._callers.known(authorization(request))
         return _said(await self._operations.cancel(request.path_params["id"], caller=caller), {})
 
 

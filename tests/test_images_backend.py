@@ -30,6 +30,7 @@ from tests.conftest import Face
 from tests.foreign import jpeg
 from tests.images_upstream import (
     KEY,
+    REFUSAL,
     Fault,
     ImagesUpstream,
     answer,
@@ -70,7 +71,6 @@ ANSWERS = st.recursive(
     max_leaves=10,
 ).map(lambda value: json.dumps(value).encode())
 """Answers that look as if they meant something."""
-REFUSAL = "it is not possible to generate an image from this request because it may violate the terms of use"
 LATER = "Я не могу сгенерировать это изображение. Давайте попробуем другую тему."
 OPENAI = {"error": {"message": "Something broke", "type": "server_error"}}
 FLAT = {"error": "Something broke", "code": 13, "message": "Something broke", "details": []}

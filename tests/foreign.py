@@ -5,13 +5,18 @@ timestamps, no metadata, no model version (contract/service.md, "The answer"). W
 
 Where it is told to, it honours idempotency keys, as the real service does not: it announces where it keeps them, in the initial
 metadata of `Generate`, before the work, and of `Health/Check`.
+
+`python -m tests.foreign --ledger FILE` runs it in a process of its own.
 """
 
+import argparse
 import itertools
+import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
@@ -91,6 +96,17 @@ def refused(code: grpc.StatusCode, details: str = "refused", metadata: tuple[tup
         context.abort(code, details)
 
     return answer
+
+
+def counted(answer: Answer, ledger: Path) -> Answer:
+    """That answer, after a line in a file."""
+
+    def count(operation: Operation, context: grpc.ServicerContext) -> None:
+        with ledger.open("a") as file:
+            file.write(f"{operation.id}\n")
+        answer(operation, context)
+
+    return count
 
 
 class Held:
@@ -231,3 +247,21 @@ def jpeg(*, size: int = 0, seed: int = 1) -> bytes:
         comments.append(b"\xff\xfe" + (length - 2).to_bytes(2) + random.randbytes(length - 4))
         missing -= length
     return b"".join([start, *comments, rest])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve until the process is killed; print the address once it can be reached. An order is done with an image, or never."""
+    parser = argparse.ArgumentParser(prog="foreign")
+    parser.add_argument("--ledger", type=Path, required=True, help="gets a line for each picture that is bought")
+    does = parser.add_mutually_exclusive_group()
+    does.add_argument("--image", type=Path, help="the picture of each order, which is done at once")
+    does.add_argument("--lose", action="store_true", help="buy each picture, and answer that the server is not there")
+    given = parser.parse_args(arguments)
+    answer = pictured(given.image.read_bytes()) if given.image else refused(grpc.StatusCode.UNAVAILABLE) if given.lose else alone
+    server = Foreign(generate=itertools.repeat(counted(answer, given.ledger)), reads=itertools.repeat(alone))
+    print(server.listen(), flush=True)  # noqa: T201
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,20 +1,24 @@
 """An Images API written from what is documented of it alone, which answers only what the documents say, or what a script says.
 
-It runs in threads of its own behind a real socket, and counts what it was asked for and what it made.
+It stands behind a real socket, and counts what it was asked for and what was bought. `ImagesUpstream` runs it in threads of a
+test, `python -m tests.images_upstream --ledger FILE` in a process of its own. Nothing of ours is imported here.
 """
 
+import argparse
 import base64
 import json
 import math
 import re
 import socket
 import struct
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Self
 
 import PIL.Image
@@ -25,6 +29,9 @@ PARAMETERS = {"prompt", "model", "size"}
 """What is documented to work; everything else is documented as not supported."""
 LIMIT = 500
 """Characters of a prompt."""
+AGAINST_THE_RULES = "refuse this prompt"
+"""A prompt with these words is refused. Which ones are, no document says; the words of the refusal are the service's."""
+REFUSAL = "it is not possible to generate an image from this request because it may violate the terms of use"
 
 
 class Refused(Exception):
@@ -41,18 +48,18 @@ class Exchange(BaseHTTPRequestHandler):
     server: "Served"
 
     def do_POST(self) -> None:
-        """Answer by the script as long as it says something, and then by the documents."""
+        """Answer by the script as long as it says something, and then as usual."""
         self.body = self.rfile.read(int(self.headers.get("content-length", 0)))
         upstream = self.server.upstream
         with upstream.lock:
             upstream.asked.append(dict(self.headers.items()))
             upstream.times.append(time.monotonic())
-            fault = upstream.script.pop(0) if upstream.script else None
+            fault = upstream.script.pop(0) if upstream.script else upstream.usual
         with suppress(ConnectionError):  # who does not wait for the end is none of ours
-            if fault:
+            try:
                 fault(self)
-            else:
-                self.draw()
+            except Refused as error:
+                self.say(error.status, {"error": {"message": str(error), "type": "invalid_request_error"}})
 
     def do_GET(self) -> None:
         """There is nothing to read."""
@@ -60,20 +67,14 @@ class Exchange(BaseHTTPRequestHandler):
 
     def draw(self) -> None:
         """What the documents say."""
-        try:
-            answer = self.made()
-        except Refused as error:
-            self.say(error.status, {"error": {"message": str(error), "type": "invalid_request_error"}})
-        else:
-            self.say(200, answer)
+        self.say(200, self.made())
 
     def made(self) -> dict[str, Any]:
         """The answer to a good request, which is a picture that was bought."""
         asked = self.checked()
-        with self.server.upstream.lock:
-            self.server.upstream.executions.append(asked)
+        number = self.server.upstream.buy(asked)
         width, height = drawn_size(asked["size"])
-        return answer(jpeg_of(width, height)) | {"size": f"{width}x{height}"}
+        return answer(jpeg_of(width, height, number)) | {"size": f"{width}x{height}"}
 
     def checked(self) -> dict[str, str]:
         """The request, if it is one of the documents."""
@@ -95,6 +96,8 @@ class Exchange(BaseHTTPRequestHandler):
             raise Refused(403, f"Access to model {asked.get('model')} denied")
         if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", asked.get("size", "1x1")):
             raise Refused(400, "size is not WxH")
+        if AGAINST_THE_RULES in asked["prompt"]:
+            raise Refused(400, REFUSAL)
         return {"size": "1x1"} | asked
 
     def say(self, status: int, answer: object, headers: Mapping[str, str] | None = None) -> None:
@@ -184,10 +187,10 @@ def answer(image: bytes) -> dict[str, Any]:
     }
 
 
-def jpeg_of(width: int, height: int) -> bytes:
-    """A picture of that size."""
+def jpeg_of(width: int, height: int, number: int = 1) -> bytes:
+    """A picture of that size, which is no other number's: the same request gives another one each time."""
     file = BytesIO()
-    PIL.Image.new("L", (width, height), 200).save(file, "jpeg")
+    PIL.Image.new("L", (width, height), 200).save(file, "jpeg", comment=str(number))
     return file.getvalue()
 
 
@@ -207,21 +210,34 @@ class Served(ThreadingHTTPServer):
 
 
 class ImagesUpstream:
-    """A running Images API. What is in `script` is done first, one entry a request."""
+    """A running Images API. What is in `script` is done first, one entry a request, and then what is `usual`."""
 
-    def __init__(self, script: Iterable[Fault] = (), *, port: int = 0) -> None:
+    def __init__(
+        self, script: Iterable[Fault] = (), *, usual: Fault = Exchange.draw, port: int = 0, ledger: Path | None = None
+    ) -> None:
         self.script = list(script)
+        self.usual = usual
         self.lock = threading.Lock()
         self.asked: list[dict[str, str]] = []
         """The headers of every request."""
         self.times: list[float] = []
         """When they came."""
         self.executions: list[dict[str, str]] = []
-        """The body of every request for which a picture was bought."""
+        """The body of every request for which a picture was bought; a `ledger` has a line for each."""
+        self._ledger = ledger
         self._server = Served(("127.0.0.1", port), Exchange)
         self._server.upstream = self
         self.address = f"127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def buy(self, asked: dict[str, str]) -> int:
+        """Write down that a picture was bought, and return how many that makes."""
+        with self.lock:
+            self.executions.append(asked)
+            if self._ledger:
+                with self._ledger.open("a") as file:
+                    file.write(json.dumps(asked) + "\n")
+            return len(self.executions)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -231,3 +247,25 @@ class ImagesUpstream:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve until the process is killed; print the address once it can be reached."""
+    parser = argparse.ArgumentParser(prog="images_upstream")
+    parser.add_argument("--ledger", type=Path, required=True, help="gets a line for each picture that is bought")
+    usual = parser.add_mutually_exclusive_group()
+    usual.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
+    usual.add_argument("--image", type=Path, help="the picture of each answer")
+    usual.add_argument("--lose", action="store_true", help="buy each picture, and cut the connection")
+    given = parser.parse_args(arguments)
+    if given.image:
+        does = makes(200, json.dumps(answer(given.image.read_bytes())).encode())
+    else:
+        does = reset(0) if given.lose else slow(given.delay)
+    with ImagesUpstream(usual=does, ledger=given.ledger) as upstream:
+        print(f"http://{upstream.address}", flush=True)  # noqa: T201
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -3,9 +3,8 @@
 import asyncio
 import itertools
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,84 +12,32 @@ import grpc
 import pytest
 from grpc import StatusCode
 
+from tests.doors import AUTHORIZATION, PICTURE, Caller, ask, error_of, response_of
 from tests.foreign import Answer, Foreign, Held, alone, failed, finished, jpeg, nameless, pictured, refused
+from tests.images_upstream import REFUSAL
+from tests.processes import Started, program
 from yandexart_grpc import ConfigurationError, stubs
 from yandexart_grpc.server import Embedded, ServerSettings, embedded
 from yandexart_grpc.server.app import serving
 from yandexart_grpc.server.backends.cloud import CLIENTS
 
-PICTURE = jpeg()
-KEY = "Api-Key AQVN-anna"
-REFUSAL = "it is not possible to generate an image from this request because it may violate the terms of use"
-
 Serve = Callable[..., Foreign]
-
-
-def ask(prompt: str = "a cat") -> stubs.ImageGenerationRequest:
-    return stubs.ImageGenerationRequest(
-        model_uri="art://folder/yandex-art/latest",
-        messages=[stubs.Message(text=prompt, weight=1)],
-        generation_options=stubs.ImageGenerationOptions(mime_type="image/jpeg"),
-    )
-
-
-class Caller:
-    """A caller who has nothing but the stubs."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._generation = stubs.ImageGenerationAsyncServiceStub(channel)
-        self._operations = stubs.OperationServiceStub(channel)
-
-    async def submit(self, request: stubs.ImageGenerationRequest | None = None, authorization: str | None = KEY) -> str:
-        """The id of a new operation."""
-        metadata = (("authorization", authorization),) if authorization else ()
-        accepted = await self._generation.Generate(request or ask(), metadata=metadata, timeout=10, wait_for_ready=True)
-        return str(accepted.id)
-
-    async def ended(self, operation_id: str) -> stubs.Operation:
-        """The operation once it is done."""
-        question, hold = stubs.GetOperationRequest(operation_id=operation_id), (("prefer", "wait=20"),)
-        operation: stubs.Operation = await self._operations.Get(question, metadata=hold, timeout=30)
-        assert operation.done
-        return operation
-
-    async def cancel(self, operation_id: str) -> stubs.Operation:
-        """The operation after an attempt to cancel it."""
-        answer: stubs.Operation = await self._operations.Cancel(
-            stubs.CancelOperationRequest(operation_id=operation_id), timeout=5
-        )
-        return answer
-
-    async def made(self, request: stubs.ImageGenerationRequest | None = None, **caller: Any) -> stubs.Operation:
-        """A new operation once it is done."""
-        return await self.ended(await self.submit(request, **caller))
 
 
 @asynccontextmanager
 async def cloud(upstream: str | None, **settings: Any) -> AsyncIterator[Caller]:
     """A caller of a server that orders at `upstream`, and is stopped without grace."""
     given = {"listen": "127.0.0.1:0", "backend": "cloud", "upstream": upstream, "upstream_timeout": 20.0, "grace": 0.0}
-    async with serving(ServerSettings(**(given | settings))) as running:
-        options = [("grpc.max_receive_message_length", 32 * 2**20)]
-        async with grpc.aio.insecure_channel(running.endpoint.removeprefix("http://"), options) as channel:
-            yield Caller(channel)
+    async with serving(ServerSettings(**(given | settings))) as running, Caller(running.endpoint) as caller:
+        yield caller
 
 
 @asynccontextmanager
-async def process(upstream: str, store: str) -> AsyncIterator[tuple[Caller, asyncio.subprocess.Process]]:
+async def process(upstream: str, store: str) -> AsyncIterator[tuple[Caller, Started]]:
     """A caller of `yandexart serve --backend cloud` in a process of its own."""
-    words = ["serve", "--listen", "127.0.0.1:0", "--backend", "cloud", "--upstream", upstream, "--store", store]
-    program = Path(sys.executable).with_name("yandexart")
-    server = await asyncio.create_subprocess_exec(program, *words, stdout=asyncio.subprocess.PIPE)
-    try:
-        assert server.stdout
-        address = (await server.stdout.readline()).decode().rpartition("//")[2].strip()
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield Caller(channel), server
-    finally:
-        with suppress(ProcessLookupError):
-            server.kill()
-        await server.wait()
+    with program("--backend", "cloud", "--upstream", upstream, "--store", store) as server:
+        async with Caller(server.endpoint) as caller:
+            yield caller, server
 
 
 @pytest.fixture
@@ -111,19 +58,6 @@ def serve() -> Iterator[Serve]:
 def file(tmp_path: Path) -> str:
     """The URL of a store that is not there yet."""
     return f"sqlite:///{tmp_path}/store.db"
-
-
-def response(operation: stubs.Operation) -> stubs.ImageGenerationResponse:
-    """What a finished operation brought."""
-    response = stubs.ImageGenerationResponse()
-    assert operation.response.Unpack(response), operation
-    return response
-
-
-def error(operation: stubs.Operation) -> tuple[StatusCode, str]:
-    """How a finished operation failed."""
-    assert operation.WhichOneof("result") == "error", operation
-    return next(code for code in StatusCode if code.value[0] == operation.error.code), operation.error.message
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -159,7 +93,7 @@ class TestForwarding:
         """Each field, and none that was not there: where no seed was asked for, none is."""
         upstream = serve()
         async with cloud(upstream.listen()) as caller:
-            assert response(await caller.made(request_)).image == PICTURE
+            assert response_of(await caller.made(request_)).image == PICTURE
         [order] = upstream.submits
         assert stubs.ImageGenerationRequest.FromString(order.request.SerializeToString()) == request_
 
@@ -168,13 +102,13 @@ class TestForwarding:
         large = stubs.ImageGenerationResponse(image=jpeg(size=20 * 2**20), model_version="2.1")
         upstream = serve(generate=[finished(large)])
         async with cloud(upstream.listen()) as caller:
-            assert response(await caller.made()) == large
+            assert response_of(await caller.made()) == large
 
     async def test_a_server_of_ours_is_an_upstream(self, server: Embedded) -> None:
         """Its pictures arrive, and its refusals in its words."""
         async with cloud(server.endpoint) as caller:
-            assert response(await caller.made()).model_version == "demo"
-            assert error(await caller.made(ask("refuse this prompt"))) == (StatusCode.INVALID_ARGUMENT, REFUSAL)
+            assert response_of(await caller.made()).model_version == "demo"
+            assert error_of(await caller.made(ask("refuse this prompt"))) == (StatusCode.INVALID_ARGUMENT, REFUSAL)
 
     async def test_a_picture_that_was_ordered_cannot_be_cancelled(self, serve: Serve) -> None:
         """It is paid for, so it is handed over."""
@@ -185,7 +119,7 @@ class TestForwarding:
             await until(held.asked.is_set)
             assert not (await caller.cancel(operation_id)).done
             held.release.set()
-            assert response(await caller.ended(operation_id)).image == PICTURE
+            assert response_of(await caller.ended(operation_id)).image == PICTURE
 
 
 class TestMoney:
@@ -198,7 +132,7 @@ class TestMoney:
         """It ends as ABORTED, in words that say that it may have been bought."""
         upstream = serve(generate=[lost])
         async with cloud(upstream.listen()) as caller:
-            code, words = error(await caller.made())
+            code, words = error_of(await caller.made())
         assert code is StatusCode.ABORTED
         assert "may have been bought" in words
         assert len(upstream.executions) == 1
@@ -207,7 +141,7 @@ class TestMoney:
         """With the same key, so that it makes one picture."""
         upstream = serve(generate=[refused(StatusCode.UNAVAILABLE), pictured(PICTURE)], scope="there")
         async with cloud(upstream.listen()) as caller:
-            assert response(await caller.made()).image == PICTURE
+            assert response_of(await caller.made()).image == PICTURE
         assert (len(upstream.submits), len(upstream.executions)) == (2, 1)
 
     @pytest.mark.parametrize(
@@ -226,7 +160,7 @@ class TestMoney:
         """Whether `Generate` says it, or the operation."""
         upstream = serve(generate=[refused(code, words) if where == "of the call" else failed(code.value[0], words)])
         async with cloud(upstream.listen()) as caller:
-            assert error(await caller.made()) == (code, words)
+            assert error_of(await caller.made()) == (code, words)
         assert len(upstream.submits) == 1
 
     async def test_a_quota_is_waited_for(self, serve: Serve) -> None:
@@ -234,12 +168,12 @@ class TestMoney:
         full = refused(StatusCode.RESOURCE_EXHAUSTED, metadata=(("grpc-retry-pushback-ms", "100"),))
         upstream = serve(generate=[full, pictured(PICTURE)])
         async with cloud(upstream.listen()) as caller:
-            assert response(await caller.made()).image == PICTURE
+            assert response_of(await caller.made()).image == PICTURE
 
     async def test_a_server_that_is_not_there_is_tried_and_nothing_is_ordered(self) -> None:
         """For a while, which is told."""
         async with cloud("http://127.0.0.1:1", upstream_timeout=0.5) as caller:
-            code, words = error(await caller.made())
+            code, words = error_of(await caller.made())
         assert code is StatusCode.UNAVAILABLE
         assert "nothing was ordered" in words
         assert words.endswith("tried for 0.5 s")
@@ -253,14 +187,14 @@ class TestMoney:
             operation_id = await caller.submit()
             await asyncio.sleep(0.3)
             upstream.listen(port=int(endpoint.rpartition(":")[2]))
-            assert response(await caller.ended(operation_id)).image == PICTURE
+            assert response_of(await caller.ended(operation_id)).image == PICTURE
         assert len(upstream.executions) == 1
 
     async def test_what_is_never_done_is_given_up(self, serve: Serve) -> None:
         """In words that name the order, and the backend that serves the live model."""
         upstream = serve(generate=[alone], reads=itertools.repeat(alone))
         async with cloud(upstream.listen(), upstream_timeout=0.5) as caller:
-            code, words = error(await caller.made())
+            code, words = error_of(await caller.made())
         assert code is StatusCode.DEADLINE_EXCEEDED
         assert "not done with it within 0.5 s; operation fbv00000000000000000 at the upstream may have been bought" in words
         assert "yandexart serve --backend images" in words
@@ -269,7 +203,7 @@ class TestMoney:
         """The last failure stands beside it."""
         upstream = serve(generate=[alone], reads=itertools.repeat(refused(StatusCode.INTERNAL, "the disk is gone")))
         async with cloud(upstream.listen(), upstream_timeout=1.0) as caller:
-            code, words = error(await caller.made())
+            code, words = error_of(await caller.made())
         assert code is StatusCode.DEADLINE_EXCEEDED
         assert "the disk is gone" in words
 
@@ -284,7 +218,7 @@ class TestMoney:
         """Because it may have been bought."""
         upstream = serve(generate=[alone], reads=[answer])
         async with cloud(upstream.listen()) as caller:
-            got, words = error(await caller.made())
+            got, words = error_of(await caller.made())
         assert got is code
         assert said in words
         assert "operation fbv00000000000000000 at the upstream may have been bought" in words
@@ -303,9 +237,9 @@ class TestRestart:
             await until(held.asked.is_set)
         held.release.set()
         async with cloud(endpoint, store=file) as caller:
-            assert response(await caller.ended(operation_id)).image == PICTURE
+            assert response_of(await caller.ended(operation_id)).image == PICTURE
         assert len(upstream.executions) == 1
-        assert [order.metadata.get("authorization") for order in upstream.reads] == [KEY, None]
+        assert [order.metadata.get("authorization") for order in upstream.reads] == [AUTHORIZATION, None]
 
     async def test_an_order_at_a_server_of_ours_is_waited_for_again(self, file: str, tmp_path: Path) -> None:
         """One operation here, one there."""
@@ -320,7 +254,7 @@ class TestRestart:
                 await until(orders)
                 await asyncio.sleep(0.2)
             async with cloud(upstream.endpoint, store=file) as caller:
-                assert response(await caller.ended(operation_id)).model_version == "demo"
+                assert response_of(await caller.ended(operation_id)).model_version == "demo"
             assert len(orders()) == 1
 
     @pytest.mark.parametrize("known", [True, False])
@@ -335,7 +269,7 @@ class TestRestart:
             await until(held.asked.is_set)
         held.release.set()
         async with cloud(endpoint if known else None, store=file) as caller:
-            code, words = error(await caller.ended(operation_id))
+            code, words = error_of(await caller.ended(operation_id))
         assert code is StatusCode.UNAUTHENTICATED
         assert "operation fbv00000000000000000 at the upstream may have been bought" in words
         assert len(upstream.reads) == 1 + known
@@ -348,10 +282,10 @@ class TestRestart:
         async with process(endpoint, file) as (caller, server):
             operation_id = await caller.submit()
             await until(held.asked.is_set)
-            server.kill()
+            server.process.kill()
         held.release.set()
         async with process(endpoint, file) as (caller, _):
-            assert response(await caller.ended(operation_id)).image == PICTURE
+            assert response_of(await caller.ended(operation_id)).image == PICTURE
         assert len(upstream.executions) == 1
 
 
@@ -364,7 +298,7 @@ class TestCredentials:
         prompts = {prompt: f"Bearer t1.{prompt}" for prompt in ("x" * length for length in range(1, 9))}
         async with cloud(upstream.listen()) as caller:
             operations = await asyncio.gather(*(caller.made(ask(prompt), authorization=prompts[prompt]) for prompt in prompts))
-        assert [response(operation).image for operation in operations] == [jpeg(seed=len(prompt)) for prompt in prompts]
+        assert [response_of(operation).image for operation in operations] == [jpeg(seed=len(prompt)) for prompt in prompts]
         owners = {}
         for number, order in enumerate(upstream.executions):
             owners[f"fbv{number:017}"] = order.metadata["authorization"]
@@ -388,9 +322,9 @@ class TestCredentials:
             waiting = await caller.submit(authorization="Api-Key waiting")
             await until(held.asked.is_set)
             for name in [*names, names[-1], names[0]]:
-                assert response(await caller.made(authorization=name)).image == PICTURE
+                assert response_of(await caller.made(authorization=name)).image == PICTURE
             held.release.set()
-            assert response(await caller.ended(waiting)).image == PICTURE
+            assert response_of(await caller.ended(waiting)).image == PICTURE
         assert len(set(peers[names[-1]])) == 1
         assert len(set(peers[names[0]])) == 2
 
@@ -407,7 +341,7 @@ class TestCredentials:
     async def test_yandex_is_not_asked_without_one(self) -> None:
         """It would refuse, and nothing was ordered."""
         async with cloud(None) as caller:
-            code, words = error(await caller.made(authorization=None))
+            code, words = error_of(await caller.made(authorization=None))
         assert code is StatusCode.UNAUTHENTICATED
         assert words.startswith("authorization: ")
         assert words.endswith("nothing was ordered")

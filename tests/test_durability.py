@@ -5,10 +5,8 @@ import contextlib
 import resource
 import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from grpc import StatusCode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.foreign import jpeg
+from tests.doors import PICTURE, Caller, response_of
+from tests.processes import Started, program
 from yandexart_grpc import ConfigurationError, stubs
 from yandexart_grpc.errors import retry_after
 from yandexart_grpc.request import ImageRequest, Message
@@ -26,8 +25,6 @@ from yandexart_grpc.server import ServerSettings
 from yandexart_grpc.server.app import serving
 from yandexart_grpc.server.backends.base import Upstream
 from yandexart_grpc.server.store import Row, State, open_store
-
-PICTURE = jpeg()
 
 
 class Scripted:
@@ -54,43 +51,6 @@ class Scripted:
         """Nothing is held open."""
 
 
-class Caller:
-    """A caller who has nothing but the stubs."""
-
-    def __init__(self, endpoint: str) -> None:
-        self._channel = grpc.aio.insecure_channel(endpoint.removeprefix("http://"))
-        self._generation = stubs.ImageGenerationAsyncServiceStub(self._channel)
-        self._operations = stubs.OperationServiceStub(self._channel)
-
-    def begin(self, prompt: str = "a cat", key: str | None = None) -> Any:
-        """A submit under way."""
-        request = stubs.ImageGenerationRequest(model_uri="art://folder/model", messages=[stubs.Message(text=prompt, weight=1)])
-        metadata = () if key is None else (("idempotency-key", key),)
-        return self._generation.Generate(request, metadata=metadata, timeout=10, wait_for_ready=True)
-
-    async def submit(self, prompt: str = "a cat", key: str | None = None) -> str:
-        """The id of a new operation."""
-        return str((await self.begin(prompt, key)).id)
-
-    async def get(self, operation_id: str, hold: int | None = None) -> stubs.Operation:
-        """The operation; with `hold`, when it is done."""
-        metadata = () if hold is None else (("prefer", f"wait={hold}"),)
-        request = stubs.GetOperationRequest(operation_id=operation_id)
-        answer: stubs.Operation = await self._operations.Get(request, metadata=metadata, timeout=30, wait_for_ready=True)
-        return answer
-
-    async def cancel(self, operation_id: str) -> stubs.Operation:
-        """The operation after an attempt to cancel it."""
-        answer: stubs.Operation = await self._operations.Cancel(
-            stubs.CancelOperationRequest(operation_id=operation_id), timeout=10
-        )
-        return answer
-
-    async def close(self) -> None:
-        """Hang up when all calls are answered."""
-        await self._channel.close(grace=5)
-
-
 @asynccontextmanager
 async def server(backend: Scripted, **settings: Any) -> AsyncIterator[Caller]:
     """A caller of a server with that backend, which is stopped without grace where nothing else is said; he hangs up last."""
@@ -110,9 +70,7 @@ def file(tmp_path: Path) -> str:
 
 def picture(operation: stubs.Operation) -> bytes:
     """The image of a finished operation."""
-    response = stubs.ImageGenerationResponse()
-    assert operation.response.Unpack(response), operation
-    return response.image
+    return response_of(operation).image
 
 
 def content_of(file: str) -> bytes:
@@ -227,12 +185,15 @@ class TestRestart:
 
     def test_a_killed_server_goes_on(self, file: str) -> None:
         """SIGKILL in the middle of drawing: the next server on the file hands out the same operation."""
-        with served(file, duration="fixed:0.5") as (process, port), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with (
+            served(file, duration="fixed:0.5") as (endpoint, process),
+            grpc.insecure_channel(address := endpoint.removeprefix("http://")) as channel,
+        ):
             request = stubs.ImageGenerationRequest(model_uri="art://f/m", messages=[stubs.Message(text="a cat", weight=1)])
             operation_id = stubs.ImageGenerationAsyncServiceStub(channel).Generate(request, timeout=10).id
             process.kill()
             process.wait()
-            with served(file, listen=f"127.0.0.1:{port}"):
+            with served(file, listen=address):
                 question = stubs.GetOperationRequest(operation_id=operation_id)
                 hold = (("prefer", "wait=10"),)
                 operation = stubs.OperationServiceStub(channel).Get(question, timeout=20, metadata=hold, wait_for_ready=True)
@@ -312,7 +273,7 @@ class TestKeys:
         async def scopes(store: str) -> set[str]:
             found = set()
             async with server(Scripted(), store=store) as caller:
-                health: Any = caller._channel.unary_unary("/grpc.health.v1.Health/Check")
+                health: Any = caller.channel.unary_unary("/grpc.health.v1.Health/Check")
                 for call in caller.begin(), caller.begin(""), health(b"", wait_for_ready=True):
                     found.add(dict(await call.initial_metadata())["idempotency-scope"])
                     with contextlib.suppress(grpc.RpcError):
@@ -399,17 +360,9 @@ class TestExpiry:
             assert not (await caller.get(operation_id)).done
 
 
-@contextlib.contextmanager
-def served(store: str, *, listen: str = "127.0.0.1:0", duration: str = "fixed:0") -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`yandexart serve` in a process of its own, and its port."""
-    command = ["yandexart", "serve", "--listen", listen, "--demo-duration", duration, "--store", store]
-    process = subprocess.Popen([Path(sys.executable).with_name(command[0]), *command[1:]], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        yield process, int(process.stdout.readline().rpartition(":")[2])
-    finally:
-        process.kill()
-        process.communicate()
+def served(store: str, *, listen: str = "127.0.0.1:0", duration: str = "fixed:0") -> AbstractContextManager[Started]:
+    """`yandexart serve` in a process of its own."""
+    return program("--demo-duration", duration, "--store", store, listen=listen)
 
 
 class TestDisk:
@@ -417,8 +370,8 @@ class TestDisk:
 
     async def test_a_full_disk_takes_no_orders_and_loses_nothing(self, file: str) -> None:
         """Orders are refused before anything is ordered, finished pictures are there, and all is well when there is space."""
-        with served(file) as (process, port):
-            caller = Caller(f"http://127.0.0.1:{port}")
+        with served(file) as (endpoint, process):
+            caller = Caller(endpoint)
             done = await caller.get(await caller.submit(), hold=10)
             _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, hard))
@@ -434,8 +387,8 @@ class TestDisk:
 
     async def test_a_picture_that_cannot_be_saved_is_handed_out_and_saved_later(self, file: str) -> None:
         """The disk fills while it is being made."""
-        with served(file, duration="fixed:0.5") as (process, port):
-            caller = Caller(f"http://127.0.0.1:{port}")
+        with served(file, duration="fixed:0.5") as (endpoint, process):
+            caller = Caller(endpoint)
             operation_id = await caller.submit()
             await asyncio.sleep(0.2)
             _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
@@ -447,8 +400,8 @@ class TestDisk:
             await asyncio.sleep(1.5)
             process.send_signal(signal.SIGKILL)
             await caller.close()
-        with served(file) as (_, port):
-            caller = Caller(f"http://127.0.0.1:{port}")
+        with served(file) as (endpoint, _):
+            caller = Caller(endpoint)
             assert await caller.get(operation_id) == held
             await caller.close()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 from click.testing import CliRunner
 from google.protobuf.struct_pb2 import Struct
@@ -27,9 +28,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Face
+from tests.doors import error_of
 from tests.foreign import jpeg
 from tests.images_upstream import (
     KEY,
+    MODEL,
+    REFUSAL,
     Fault,
     ImagesUpstream,
     answer,
@@ -41,6 +45,7 @@ from tests.images_upstream import (
     says,
     slow,
 )
+from tests.processes import program
 from yandexart_grpc import (
     AsyncYandexArt,
     ConfigurationError,
@@ -70,7 +75,6 @@ ANSWERS = st.recursive(
     max_leaves=10,
 ).map(lambda value: json.dumps(value).encode())
 """Answers that look as if they meant something."""
-REFUSAL = "it is not possible to generate an image from this request because it may violate the terms of use"
 LATER = "Я не могу сгенерировать это изображение. Давайте попробуем другую тему."
 OPENAI = {"error": {"message": "Something broke", "type": "server_error"}}
 FLAT = {"error": "Something broke", "code": 13, "message": "Something broke", "details": []}
@@ -110,12 +114,6 @@ def ended(server: Embedded, *messages: tuple[str, float], seed: int = 0, key: st
         operation = reads.Get(stubs.GetOperationRequest(operation_id=operation.id), metadata=(("prefer", "wait=10"),), timeout=20)
     assert operation.done
     return operation
-
-
-def error_of(operation: stubs.Operation) -> tuple[StatusCode, str]:
-    """How an operation failed."""
-    assert operation.WhichOneof("result") == "error", operation
-    return next(code for code in StatusCode if code.value[0] == operation.error.code), operation.error.message
 
 
 def warnings_of(operation: stubs.Operation) -> list[str]:
@@ -170,6 +168,15 @@ class TestOrders:
 
 class TestUnsupported:
     """What the Images API cannot do."""
+
+    def test_the_upstream_of_the_tests_refuses_it(self, upstream: ImagesUpstream) -> None:
+        """As the documents say, so that none of it is sent unseen."""
+        order = {"prompt": "a cat", "model": f"art://b1g/{MODEL}"}
+        headers = {"authorization": f"Bearer {KEY}", "openai-project": "b1g"}
+        for name in ("n", "quality", "response_format", "stream", "user", "seed"):
+            answered = httpx2.post(f"http://{upstream.address}/v1/images/generations", json=order | {name: 1}, headers=headers)
+            assert (answered.status_code, name in answered.text) == (400, True)
+        assert upstream.executions == []
 
     MESSAGES = (("a cat", 0.5), ("a dog", 1), ("rain", -1))
 
@@ -578,14 +585,9 @@ class TestOneProcess:
 def test_a_server_of_ones_own_orders_live_pictures(upstream: ImagesUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """`yandexart serve --backend images`, for callers of the contract in any language."""
     monkeypatch.setenv("YC_API_KEY", KEY)
-    command = [str(Path(sys.executable).with_name("yandexart")), "serve", "--listen", "127.0.0.1:0", "--backend", "images"]
-    options = ["--upstream", f"http://{upstream.address}", "--upstream-credentials", "server", "--model-map", "old=yandex-art"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            endpoint = process.stdout.readline().split()[-1]
-            assert ended(Embedded(endpoint), key="").response.value
-        finally:
-            process.terminate()
-    assert process.returncode == 0
+    options = ["--backend", "images", "--upstream", f"http://{upstream.address}", "--upstream-credentials", "server"]
+    with program(*options, "--model-map", "old=yandex-art") as server:
+        assert ended(Embedded(server.endpoint), key="").response.value
+        server.process.terminate()
+        assert server.process.wait() == 0
     assert len(upstream.executions) == 1

@@ -1,36 +1,33 @@
 """The matrix: what is promised of pictures holds at every door, over every backend.
 
-A door is what a caller speaks, and says how he is refused by an HTTP status: that of the one table, whatever he speaks. A backend
-says what it can do, and brings the other side that the case wants.
+A door is what a caller speaks (`callers`), who is refused by an HTTP status: that of the one table, whatever he speaks. A backend
+says what it can do, and brings the upstream that the case wants, in a process of its own. There is one server of ours for each
+backend and case, and all doors lead to it.
 """
 
 import asyncio
-import base64
-import http.client
+import functools
 import io
-import itertools
-import json
+import sqlite3
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import grpc
 import PIL.Image
 import pytest
-from grpc import StatusCode
 
-from tests.foreign import Foreign, alone, jpeg, pictured, refused
-from tests.images_api import ImagesApi
-from yandexart_grpc import stubs
-from yandexart_grpc.errors import row
-from yandexart_grpc.server import ServerSettings, embedded
-from yandexart_grpc.server.app import serving
-from yandexart_grpc.server.backends.demo import REFUSAL, REFUSED, draw, size_of
+from tests import processes
+from tests.callers import DOORS, Order, Refused
+from tests.foreign import jpeg
+from yandexart_grpc.server import Backend, Embedded, embedded
+from yandexart_grpc.server.backends.cloud import CloudBackend
+from yandexart_grpc.server.backends.demo import REFUSAL, REFUSED, DemoBackend, draw, size_of
 from yandexart_grpc.server.backends.images import ImagesBackend, Patience
 
 LARGE = jpeg(size=20 * 2**20)
-FOLDER, MODEL = "folder", "yandex-art/latest"
-AUTHORIZATION = "Api-Key AQVN-anna"
+NOWHERE = "http://127.0.0.1:1"
 SLOW = 0.4
 """Seconds that a slow picture takes."""
 
@@ -39,248 +36,74 @@ Case = Literal["fast", "slow", "never", "large", "down", "lost"]
 or its answer is lost, with the picture bought."""
 
 
-class Order(NamedTuple):
-    """What a caller asks for."""
-
-    prompt: str = "a red cat"
-    ratio: tuple[int, int] | None = None
-    seed: int | None = None
-    key: str | None = None
-
-
-class Refused(Exception):
-    """How a caller is told that there is no picture."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(f"{status}: {words}")
-        self.status, self.words = status, words
-
-
-# ── doors ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Door(Protocol):
-    """A caller of one of the doors. Whatever fails raises `Refused`."""
-
-    async def draw(self, order: Order) -> bytes:
-        """A picture."""
-
-
-class Desk(Door, Protocol):
-    """A caller of a door that gives out operations."""
-
-    async def submit(self, order: Order) -> str:
-        """The id of an operation."""
-
-    async def look(self, operation_id: str, hold: int = 0) -> bytes | None:
-        """Its picture; None where it is not done."""
-
-    async def cancel(self, operation_id: str) -> None:
-        """Ask for no picture."""
-
-
-class Grpc:
-    """Speaks through the stubs."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._generation = stubs.ImageGenerationAsyncServiceStub(channel)
-        self._operations = stubs.OperationServiceStub(channel)
-
-    @classmethod
-    @asynccontextmanager
-    async def at(cls, endpoint: str) -> AsyncIterator["Grpc"]:
-        options = [("grpc.max_receive_message_length", 32 * 2**20)]
-        async with grpc.aio.insecure_channel(endpoint.removeprefix("http://"), options) as channel:
-            yield cls(channel)
-
-    async def draw(self, order: Order) -> bytes:
-        image = await self.look(await self.submit(order), hold=20)
-        assert image is not None
-        return image
-
-    async def submit(self, order: Order) -> str:
-        request = stubs.ImageGenerationRequest(
-            model_uri=f"art://{FOLDER}/{MODEL}", messages=[stubs.Message(text=order.prompt, weight=1)]
-        )
-        request.generation_options.seed = order.seed or 0
-        if order.ratio:
-            ratio = request.generation_options.aspect_ratio
-            ratio.width_ratio, ratio.height_ratio = order.ratio
-        metadata = [("authorization", AUTHORIZATION), *([("idempotency-key", order.key)] if order.key else [])]
-        accepted = await self._said(self._generation.Generate(request, metadata=metadata, timeout=10, wait_for_ready=True))
-        return accepted.id
-
-    async def look(self, operation_id: str, hold: int = 0) -> bytes | None:
-        question, metadata = stubs.GetOperationRequest(operation_id=operation_id), (("prefer", f"wait={hold}"),) if hold else ()
-        operation = await self._said(self._operations.Get(question, metadata=metadata, timeout=hold + 10))
-        if operation.WhichOneof("result") == "error":
-            raise Refused(status_of(operation.error.code), operation.error.message)
-        response = stubs.ImageGenerationResponse()
-        return response.image if operation.response.Unpack(response) else None
-
-    async def cancel(self, operation_id: str) -> None:
-        await self._said(self._operations.Cancel(stubs.CancelOperationRequest(operation_id=operation_id), timeout=10))
-
-    async def _said(self, call: Any) -> stubs.Operation:
-        try:
-            operation: stubs.Operation = await call
-        except grpc.aio.AioRpcError as error:
-            raise Refused(status_of(error.code().value[0]), error.details() or "") from error
-        return operation
-
-
-class Http:
-    """What callers over HTTP have in common: nothing but the standard library."""
-
-    def __init__(self, url: str) -> None:
-        self._host = url.removeprefix("http://")
-
-    @classmethod
-    @asynccontextmanager
-    async def at(cls, url: str) -> AsyncIterator[Self]:
-        yield cls(url)
-
-    async def ask(self, method: str, path: str, body: object = None, **headers: str | None) -> dict[str, Any]:
-        """The JSON that is answered."""
-        given = {name.replace("_", "-"): value for name, value in headers.items() if value}
-        status, answer = await asyncio.to_thread(self._call, method, path, json.dumps(body) if body else None, given)
-        if status == 200:
-            return answer
-        raise Refused(status, self.words(answer))
-
-    def words(self, answer: dict[str, Any]) -> str:
-        """What an error says, in the shape of the door."""
-        raise NotImplementedError
-
-    def _call(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection(self._host, timeout=60)
-        try:
-            known = {"authorization": AUTHORIZATION} | ({"content-type": "application/json"} if body else {})
-            connection.request(method, path, body, known | headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            connection.close()
-
-
-class Rest(Http):
-    """Speaks the JSON of the documents."""
-
-    async def draw(self, order: Order) -> bytes:
-        image = await self.look(await self.submit(order), hold=20)
-        assert image is not None
-        return image
-
-    async def submit(self, order: Order) -> str:
-        options: dict[str, Any] = {"mimeType": "image/jpeg"}
-        if order.seed:
-            options["seed"] = str(order.seed)
-        if order.ratio:
-            options["aspectRatio"] = {"widthRatio": str(order.ratio[0]), "heightRatio": str(order.ratio[1])}
-        messages = [{"text": order.prompt, "weight": "1"}]
-        body = {"modelUri": f"art://{FOLDER}/{MODEL}", "messages": messages, "generationOptions": options}
-        accepted = await self.ask("POST", "/foundationModels/v1/imageGenerationAsync", body, idempotency_key=order.key)
-        return str(accepted["id"])
-
-    async def look(self, operation_id: str, hold: int = 0) -> bytes | None:
-        operation = await self.ask("GET", f"/operations/{operation_id}", prefer=f"wait={hold}" if hold else None)
-        if error := operation.get("error"):
-            raise Refused(status_of(error["code"]), error["message"])
-        return base64.b64decode(operation["response"]["image"]) if operation["done"] else None
-
-    async def cancel(self, operation_id: str) -> None:
-        await self.ask("POST", f"/operations/{operation_id}:cancel")
-
-    def words(self, answer: dict[str, Any]) -> str:
-        return str(answer["message"])
-
-
-class OpenAI(Http):
-    """Speaks the Images API."""
-
-    async def draw(self, order: Order) -> bytes:
-        body: dict[str, Any] = {"prompt": order.prompt, "model": f"art://{FOLDER}/{MODEL}", "response_format": "b64_json"}
-        if order.seed:
-            body["seed"] = order.seed
-        if order.ratio:
-            body["size"] = "{}x{}".format(*order.ratio)
-        answer = await self.ask("POST", "/v1/images/generations", body, idempotency_key=order.key)
-        return base64.b64decode(answer["data"][0]["b64_json"])
-
-    def words(self, answer: dict[str, Any]) -> str:
-        return str(answer["error"]["message"])
-
-
-def status_of(number: int) -> int:
-    """The HTTP status of a code."""
-    return row(next(code for code in StatusCode if code.value[0] == number)).http
-
-
-class DoorKind(NamedTuple):
-    """A door: how to become its caller at an address, and what it can do."""
-
-    at: Callable[[str], AbstractAsyncContextManager[Door]]
-    over_http: bool = False
-    gives_operations: bool = True
-    """Whether its callers get ids, and come back with them."""
-
-
-DOORS = {
-    "grpc": DoorKind(Grpc.at),
-    "rest": DoorKind(Rest.at, over_http=True),
-    "openai": DoorKind(OpenAI.at, over_http=True, gives_operations=False),
-}
-
-
-# ── backends ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class Source(NamedTuple):
-    """What a case wants of the server, and how many pictures were bought meanwhile, where that is known."""
+    """A backend for a case, and how many pictures it has bought so far."""
 
-    settings: dict[str, Any]
-    bought: Callable[[], int] = lambda: 1
+    backend: Backend
+    bought: Callable[[], int] = lambda: 0
 
 
 @contextmanager
-def demo(case: Case) -> Iterator[Source]:
+def demo(case: Case, folder: Path) -> Iterator[Source]:
     """Draws by itself."""
-    yield Source({"backend": "demo", "duration": f"fixed:{SLOW if case == 'slow' else 0}"})
+    yield Source(DemoBackend(f"fixed:{seconds_of(case)}"))
 
 
 @contextmanager
-def cloud(case: Case) -> Iterator[Source]:
-    """Orders at a server of ours, where that draws, and else at one that is foreign."""
-    settings = {"backend": "cloud", "upstream_timeout": 0.5 if case in ("never", "down") else 20.0}
-    if case in ("fast", "slow"):
-        with embedded(duration=f"fixed:{SLOW if case == 'slow' else 0}") as upstream:
-            yield Source({**settings, "upstream": upstream.endpoint})
-    elif case == "down":
-        yield Source({**settings, "upstream": "http://127.0.0.1:1"})
+def cloud(case: Case, folder: Path) -> Iterator[Source]:
+    """Orders at a server of ours, where that draws, and else at one that is foreign: ours loses no order."""
+    if case == "down":
+        yield Source(CloudBackend(NOWHERE, timeout=0.3))
+    elif case in ("fast", "slow"):
+        file = folder / "store.db"
+        with processes.program("--demo-duration", f"fixed:{seconds_of(case)}", "--store", f"sqlite:///{file}") as upstream:
+            yield Source(CloudBackend(upstream.endpoint, timeout=20.0), lambda: orders_in(file))
     else:
-        answer = {"never": alone, "large": pictured(LARGE), "lost": refused(StatusCode.UNAVAILABLE)}[case]
-        foreign = Foreign(generate=[answer], reads=itertools.repeat(alone))
-        try:
-            yield Source({**settings, "upstream": foreign.listen()}, lambda: len(foreign.executions))
-        finally:
-            foreign.close()
+        with module("tests.foreign", case, folder) as (endpoint, bought):
+            yield Source(CloudBackend(endpoint, timeout=0.5 if case == "never" else 20.0), bought)
 
 
 @contextmanager
-def images(case: Case) -> Iterator[Source]:
-    """Orders at an Images API."""
-    upstream = ImagesApi(delay=SLOW if case == "slow" else 0.0, image=LARGE if case == "large" else None, hangs_up=case == "lost")
-    with upstream.serving() as url:
-        where: dict[str, Any] = {"backend": "images", "upstream": url}
-        if case == "down":
-            where = {"backend": ImagesBackend("http://127.0.0.1:1", patience=Patience(attempts=1))}
-        yield Source(where, lambda: len(upstream.bought))
+def images(case: Case, folder: Path) -> Iterator[Source]:
+    """Orders at an Images API, which is written from the documents alone."""
+    if case == "down":
+        yield Source(ImagesBackend(NOWHERE, patience=Patience(attempts=1)))
+    else:
+        with module("tests.images_upstream", case, folder) as (endpoint, bought):
+            yield Source(ImagesBackend(endpoint), bought)
+
+
+@contextmanager
+def module(name: str, case: Case, folder: Path) -> Iterator[tuple[str, Callable[[], int]]]:
+    """The address of an upstream that is a module of the tests, and how many pictures it has sold."""
+    ledger, image = folder / "ledger", folder / "image"
+    ledger.touch()
+    image.write_bytes(LARGE)
+    behaviours: dict[str, tuple[str | Path, ...]] = {
+        "slow": ("--delay", str(SLOW)),
+        "large": ("--image", image),
+        "lost": ("--lose",),
+    }
+    with processes.module(name, "--ledger", ledger, *behaviours.get(case, ())) as upstream:
+        yield upstream.endpoint, lambda: len(ledger.read_text().splitlines())
+
+
+def seconds_of(case: Case) -> float:
+    """How long a picture takes to be drawn."""
+    return SLOW if case == "slow" else 0.0
+
+
+def orders_in(file: Path) -> int:
+    """How many operations a store holds."""
+    with closing(sqlite3.connect(file)) as reader:
+        (number,) = reader.execute("SELECT count(*) FROM operations").fetchone()
+    return int(number)
 
 
 class BackendKind(NamedTuple):
     """A backend: how to set it up for a case, and what it can do."""
 
-    serve: Callable[[Case], Any]
+    source: Callable[[Case, Path], AbstractContextManager[Source]]
     cases: tuple[Case, ...]
     takes_seeds: bool = True
     charges: bool = True
@@ -293,9 +116,6 @@ BACKENDS = {
 }
 
 
-# ── the matrix ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class Place(NamedTuple):
     """A door to a server with a backend."""
 
@@ -303,28 +123,44 @@ class Place(NamedTuple):
     """A `Desk` where `gives_operations` was asked for, and a `Door` everywhere."""
     backend: BackendKind
     bought: Callable[[], int]
+    """How many pictures were bought since the test began."""
 
 
 def over(case: Case, *, operations: bool = False, seeds: bool = False) -> pytest.MarkDecorator:
     """Prove the claim at every door, over every backend, that knows the case and can do what is asked for."""
     places = [
-        pytest.param((door, backend, case), id=f"{name}-{behind}")
-        for name, door in DOORS.items()
+        pytest.param((door, behind, case), id=f"{door}-{behind}")
         for behind, backend in BACKENDS.items()
-        if case in backend.cases and door.gives_operations >= operations and backend.takes_seeds >= seeds
+        for door, kind in DOORS.items()
+        if case in backend.cases and kind.gives_operations >= operations and backend.takes_seeds >= seeds
     ]
     return pytest.mark.parametrize("place", places, indirect=True)
 
 
+Serve = Callable[[str, Case], tuple[Embedded, Source]]
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Starts the server of a backend and a case, which is kept for all doors and claims."""
+    with ExitStack() as life:
+
+        @functools.cache
+        def start(backend: str, case: Case) -> tuple[Embedded, Source]:
+            source = life.enter_context(BACKENDS[backend].source(case, tmp_path_factory.mktemp(backend)))
+            return life.enter_context(embedded(source.backend, http=True)), source
+
+        yield start
+
+
 @pytest.fixture
-async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    """The server of one cell, and its caller."""
+async def place(request: pytest.FixtureRequest, serve: Serve) -> AsyncIterator[Place]:
+    """A caller of the server of one cell."""
     door, backend, case = request.param
-    with backend.serve(case) as source:
-        listen: dict[str, Any] = {"listen": "127.0.0.1:0", "http": "127.0.0.1:0" if door.over_http else None}
-        settings = ServerSettings(**listen, grace=0.0, **source.settings)
-        async with serving(settings) as running, door.at(str(running.http) if door.over_http else running.endpoint) as caller:
-            yield Place(caller, backend, source.bought)
+    server, source = serve(backend, case)
+    before = source.bought()
+    async with DOORS[door].at(server) as caller:
+        yield Place(caller, BACKENDS[backend], lambda: source.bought() - before)
 
 
 async def refusal(answer: Any) -> Refused:
@@ -390,8 +226,10 @@ async def test_cancelling_stops_what_is_not_paid_for(place: Place) -> None:
 @over("slow")
 async def test_a_key_is_one_picture(place: Place) -> None:
     """At the same time and afterwards; without one, each order is a picture of its own."""
-    first, second, other = await asyncio.gather(*(place.door.draw(Order(key=key)) for key in ("k", "k", None)))
-    assert first == second == await place.door.draw(Order(key="k")) != other
+    key = uuid.uuid4().hex  # the doors share a server, and so its keys
+    first, second, other = await asyncio.gather(*(place.door.draw(Order(key=known)) for known in (key, key, None)))
+    assert first == second == await place.door.draw(Order(key=key)) != other
+    assert place.bought() == (2 if place.backend.charges else 0)
 
 
 @over("large")

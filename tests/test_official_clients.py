@@ -2,8 +2,6 @@
 
 import asyncio
 import io
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +28,8 @@ from yandex.cloud.operation.operation_service_pb2_grpc import OperationServiceSt
 from yandex_ai_studio_sdk import AIStudio, AsyncAIStudio
 from yandex_ai_studio_sdk.auth import NoAuth, OAuthTokenAuth
 from yandexcloud import SDK  # type: ignore[attr-defined]  # it exports nothing by the letter
+
+from tests.processes import program
 
 pytestmark = [
     # yandexcloud dates its JWT with a function that Python 3.12 deprecates, and waits with a class that it has deprecated itself.
@@ -71,16 +71,8 @@ def certificate(authority: Path) -> bytes:
 @contextmanager
 def served(*options: str | Path) -> Iterator[str]:
     """Run `yandexart serve` in a process of its own, and give its `host:port`."""
-    command = Path(sys.executable).with_name("yandexart")
-    settings = ["serve", "--listen", "127.0.0.1:0", "--backend", "demo", "--demo-duration", "fixed:0.1", "--store", "sqlite://"]
-    with subprocess.Popen([command, *settings, *options], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            said, _, endpoint = process.stdout.readline().strip().rpartition("://")
-            assert said in ("serving on http", "serving on https")
-            yield endpoint
-        finally:
-            process.terminate()
+    with program("--backend", "demo", "--demo-duration", "fixed:0.1", "--store", "sqlite://", *options) as server:
+        yield server.endpoint.partition("://")[2]
 
 
 @pytest.fixture(scope="module")

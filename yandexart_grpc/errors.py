@@ -38,10 +38,10 @@ Resend = Literal["safe", "unsafe"]
 class YandexArtError(Exception):
     """Anything this package raises on purpose.
 
-    `code` is the gRPC status, `details` the server's own words, `operation_id` and `request_id` what support asks for,
-    `retry_after` how many seconds the server asks to wait; each is None where it does not apply. `billed` says whether a
-    picture was paid for; `index` which prompt of `map` it answers; `idempotency_key` is what the order was sent with, or would
-    have been.
+    `code` is the gRPC status, `details` the server's own words; `operation_id`, the server's `request_id`, and the
+    `client_request_id` that the call was sent with are what support asks for; `retry_after` is how many seconds the server asks
+    to wait; each is None where it does not apply. `billed` says whether a picture was paid for; `index` which prompt of `map`
+    it answers; `idempotency_key` is what the order was sent with, or would have been.
     """
 
     BILLED: ClassVar[Billed] = "no"
@@ -64,6 +64,7 @@ class YandexArtError(Exception):
         self.request_id = request_id
         self.retry_after = retry_after
         self.billed: Billed = billed or self.BILLED
+        self.client_request_id: str | None = None
         self.index: int | None = None
         self.idempotency_key: str | None = None
 
@@ -179,6 +180,8 @@ def row(key: StatusCode | type[YandexArtError]) -> Row:
     return next(r for r in TABLE if key in (r.code, r.error))
 
 
+_SENT_AS = "client_request_id"
+
 ENDINGS = {StatusCode.CANCELLED: OperationCancelled, StatusCode.ABORTED: OutcomeUnknown}
 """What the `error` of an operation becomes where that is neither `ContentRefused` nor `OperationFailed`."""
 
@@ -227,7 +230,7 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
     if is_local_limit(error):
         kind = ConfigurationError
         text += "; raise max_message_bytes and ask for the same operation again"
-    return kind(
+    known = kind(
         text,
         code=code,
         details=details,
@@ -236,6 +239,13 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
         retry_after=retry_after(error),
         billed="no" if operation_id is None else "unknown" if kind is NotFound else "yes",
     )
+    known.client_request_id = getattr(error, _SENT_AS, None)
+    return known
+
+
+def sent_as(call: object, client_request_id: str) -> None:
+    """Let a failed call, or one that may fail, know the id that it was sent with."""
+    setattr(call, _SENT_AS, client_request_id)
 
 
 def retry_after(error: grpc.RpcError) -> float | None:

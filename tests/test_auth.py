@@ -50,7 +50,9 @@ def life() -> Iterator[ExitStack]:
 def connect(connect: Connect, service: Foreign) -> Connect:
     """Makes clients of one kind, as `tests.conftest` does, for that service."""
     endpoint = service.listen()
-    return lambda **settings: connect(**{"endpoint": endpoint, "timeout": 20, "patience": 0.001} | settings)
+    return lambda **settings: connect(
+        **{"endpoint": endpoint, "timeout": 20, "patience": 0.001, "submits_per_minute": 1e6} | settings
+    )
 
 
 def carried(service: Foreign) -> list[str | bytes | None]:
@@ -313,9 +315,9 @@ async def test_what_cannot_be_renewed_is_not_tried_again(connect: Connect, servi
 
 async def test_a_token_that_ends_in_the_middle_of_a_wait_is_renewed(connect: Connect, service: Foreign) -> None:
     """The wait goes on with the new one."""
-    service.script(*[alone] * 5)
+    service.script(alone)
     vault = Vault(expires_in=0.05)
-    image = await connect(credentials=vault, patience=0.1).generate("a cat")
+    image = await connect(credentials=vault).generate("a cat")
     assert image.data == PICTURE
     assert vault.asked > 1
     assert len(set(carried(service))) == vault.asked
@@ -506,7 +508,7 @@ async def test_the_service_can_be_asked_not_to_keep_prompts(
 # Secrets
 
 CANARY = "t1.canary"
-SHOWN: list[Callable[[object], object]] = [repr, str, "{}".format, "{:>40}".format, "%s".__mod__, "%r".__mod__]
+SHOWN: list[Callable[[object], object]] = [repr, str, "{}".format, "{!s:>40}".format, lambda kept: "%s %r" % (kept, kept)]
 
 
 def secrets() -> list[object]:

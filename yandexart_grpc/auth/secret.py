@@ -8,7 +8,16 @@ from yandexart_grpc.errors import ConfigurationError
 HIDDEN = "<hidden>"
 
 
-class Secret:
+class Unpicklable:
+    """What cannot be pickled or copied into another process."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} keeps a secret, and is not pickled")
+
+
+class Secret(Unpicklable):
     """A text that only `reveal` shows."""
 
     __slots__ = ("_text",)
@@ -43,11 +52,8 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self._text)
 
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a secret is not pickled")
 
-
-class Header(str):
+class Header(Unpicklable, str):
     """The value of the `authorization` header: a `str`, as gRPC wants, that a traceback through gRPC's variables hides."""
 
     __slots__ = ()
@@ -62,6 +68,3 @@ class Header(str):
 
     def __getitem__(self, key: object) -> str:
         return HIDDEN
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a secret is not pickled")

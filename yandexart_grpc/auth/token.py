@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from yandexart_grpc.auth.secret import Header, Secret
+from yandexart_grpc.auth.secret import Header, Secret, Unpicklable
 from yandexart_grpc.errors import ConfigurationError, Unauthenticated
 
 
-class Credential:
+class Credential(Unpicklable):
     """The value of the `authorization` header, known at once. Nothing shows it."""
 
     __slots__ = ("_authorization",)

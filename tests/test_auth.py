@@ -508,7 +508,7 @@ async def test_the_service_can_be_asked_not_to_keep_prompts(
 # Secrets
 
 CANARY = "t1.canary"
-SHOWN: list[Callable[[object], object]] = [repr, str, "{}".format, "{!s:>40}".format, lambda kept: "%s %r" % (kept, kept)]
+SHOWN: list[Callable[[object], object]] = [repr, str, "{}".format, "{!s:>40}".format, lambda kept: f"{kept} {kept!r}"]
 
 
 def secrets() -> list[object]:
@@ -608,6 +608,16 @@ async def test_no_error_and_no_log_shows_a_secret(
     assert not shows(caplog.text, repr(vars(art.behind)))
     for error in errors:
         assert not shows(*traced(error), repr(pickle.dumps(error)))
+
+
+async def test_a_wrong_setting_does_not_show_the_credential(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that was given as a text, nor those in the environment."""
+    monkeypatch.setenv("YC_IAM_TOKEN", CANARY)
+    wrong: list[dict[str, Any]] = [{"timeout": -1}, {"timeout": -1, "credentials": CANARY}, {"credentials": f"{CANARY} x"}]
+    for settings in wrong:
+        with pytest.raises(ConfigurationError) as caught:
+            connect(**settings)
+        assert not shows(*traced(caught.value))
 
 
 @pytest.mark.parametrize("script", ["echo t1.canary x", "echo t1.canary; sleep 5"])

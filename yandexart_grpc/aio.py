@@ -67,6 +67,7 @@ class AsyncYandexArt:
         history: str | os.PathLike[str] | None = None,
         data_logging: bool | None = None,
     ) -> None:
+        credentials = auth.hidden(credentials)
         self._settings = Settings.resolve(
             folder_id=folder_id,
             credentials=credentials,
@@ -201,7 +202,7 @@ class AsyncYandexArt:
             continue
 
     async def warm_up(self, *, timeout: Timeout = ...) -> None:
-        """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
+        """Connect, and fetch a token, before there is anything to send, as `YandexArt.warm_up` does."""
         deadline = self._deadline(timeout)
         for target in self._open().probes:
             await self._drive(connect(target, self._pace, deadline))

@@ -42,7 +42,9 @@ from yandexart_grpc.settings import (
 class YandexArt:
     """A client for image generation, safe to share between threads.
 
-    `folder_id` is the folder that pays. `credentials` is an API key or an IAM token, told apart by prefix. `endpoint` is
+    `folder_id` is the folder that pays. `credentials` is a text (an API key, an IAM token or an OAuth token, told apart by
+    prefix) or one of the kinds in `auth`, whose tokens are renewed where they come from; `iam_endpoint` is where keys and OAuth
+    tokens are exchanged. `endpoint` is
     `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext) or `demo://` (a server in this process);
     `operation_endpoint` is where operations are read, the same unless it is given. `root_certificates` is a PEM file with
     the authority of the server. `timeout` is how many seconds a wait may take (None: as long as it takes), `rpc_timeout`
@@ -50,10 +52,10 @@ class YandexArt:
 
     `patience` is for how many seconds a ready image may be expected to lie unseen; without it, as few as the number of waits
     allows. `reads_per_second` and `submits_per_minute` keep within the quotas of the folder. `history` is a file in which
-    durations are kept from one process to the next.
+    durations are kept from one process to the next. `data_logging=False` asks the service not to keep prompts.
 
-    What is not given comes from `YC_FOLDER_ID`, `YC_API_KEY` or `YC_IAM_TOKEN`, and `YANDEXART_ENDPOINT`; without an endpoint,
-    it is Yandex Cloud.
+    What is not given comes from `YC_FOLDER_ID`, `YANDEXART_ENDPOINT`, and the first credential that `auth.find` finds; without
+    an endpoint, it is Yandex Cloud, and the metadata service of this machine may be asked for 0.1 s.
 
     Raises `ConfigurationError`, which names every setting that is wrong.
     """
@@ -76,6 +78,7 @@ class YandexArt:
         history: str | os.PathLike[str] | None = None,
         data_logging: bool | None = None,
     ) -> None:
+        credentials = auth.hidden(credentials)
         settings = Settings.resolve(
             folder_id=folder_id,
             credentials=credentials,
@@ -256,7 +259,10 @@ class YandexArt:
             continue
 
     def warm_up(self, *, timeout: Timeout = ...) -> None:
-        """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
+        """Connect, and fetch a token, before there is anything to send, so that the first order need not wait for it.
+
+        Raises `Unavailable`, and `Unauthenticated` where no token can be had.
+        """
         deadline = self._deadline(timeout)
         for target in self._probes:
             self._drive(connect(target, self._pace, deadline))

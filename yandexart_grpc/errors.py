@@ -21,16 +21,17 @@ What each call means for money is said by `billed` and `resend`. Failures of gRP
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Literal, NamedTuple, Protocol, cast
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from yandexart_grpc.stubs import Operation, RetryInfo, Status
+from yandexart_grpc.stubs import Operation, RequestInfo, RetryInfo, Status
 
 log = logging.getLogger("yandexart_grpc")
 
+Detail = TypeVar("Detail", RetryInfo, RequestInfo)
 Billed = Literal["no", "yes", "unknown"]
 Resend = Literal["safe", "unsafe"]
 
@@ -250,19 +251,11 @@ def sent_as(call: object, client_request_id: str) -> None:
 
 def retry_after(error: grpc.RpcError) -> float | None:
     """The seconds after which the server asks to be called again, where it says so."""
-    metadata = dict(failure(error).trailing_metadata() or ())
-    pushback = str(metadata.get("grpc-retry-pushback-ms", ""))
+    pushback = str(dict(failure(error).trailing_metadata() or ()).get("grpc-retry-pushback-ms", ""))
     if pushback.isdecimal():
         return int(pushback) / 1000
-    status = Status()
-    try:
-        status.ParseFromString(metadata.get("grpc-status-details-bin", b""))  # type: ignore[arg-type]  # -bin is bytes
-        for detail in status.details:
-            if detail.type_url.endswith("/google.rpc.RetryInfo"):
-                delay = RetryInfo.FromString(detail.value).retry_delay
-                return float(delay.seconds + delay.nanos / 1e9)
-    except DecodeError:
-        log.debug("the details of a status cannot be read")
+    if detail := _detail(failure(error), RetryInfo()):
+        return float(detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9)
     return None
 
 
@@ -309,6 +302,23 @@ def _status_code(number: int) -> StatusCode:
 
 
 def _request_id(status: Failure) -> str | None:
-    metadata = dict(status.trailing_metadata() or ())
+    metadata = dict([*(status.initial_metadata() or ()), *(status.trailing_metadata() or ())])
     found = metadata.get("x-request-id") or metadata.get("x-server-trace-id")
+    if found is None and (detail := _detail(status, RequestInfo())):
+        found = detail.request_id
     return str(found) if found else None
+
+
+def _detail(status: Failure, detail: Detail) -> Detail | None:
+    """The detail of that type which a status may hold."""
+    rich = Status()
+    try:
+        metadata = dict(status.trailing_metadata() or ())
+        rich.ParseFromString(metadata.get("grpc-status-details-bin", b""))  # type: ignore[arg-type]  # -bin is bytes
+        for packed in rich.details:
+            if packed.type_url.endswith(f"/{detail.DESCRIPTOR.full_name}"):
+                detail.ParseFromString(packed.value)
+                return detail
+    except DecodeError:
+        log.debug("the details of a status cannot be read")
+    return None

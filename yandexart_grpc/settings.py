@@ -122,7 +122,7 @@ class Settings:
         limits: Limits,
         iam_endpoint: str | None = None,
         data_logging: bool | None = None,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] = auth.ENVIRONMENT,
     ) -> "Settings":
         """Settings from arguments and environment.
 

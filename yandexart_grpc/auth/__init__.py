@@ -12,10 +12,11 @@ from yandexart_grpc.auth.fetch import afetch, fetch, is_async
 from yandexart_grpc.auth.iam import Exchanged, OAuthToken, Proof, ServiceAccountKey, received
 from yandexart_grpc.auth.machine import MetadataService, YcCli
 from yandexart_grpc.auth.search import Credentials, Source, find, parse
-from yandexart_grpc.auth.secret import Header, Secret
+from yandexart_grpc.auth.secret import ENVIRONMENT, Header, Secret, hidden
 from yandexart_grpc.auth.token import ApiKey, AsyncTokenSource, Credential, IamToken, Token, TokenSource
 
 __all__ = [
+    "ENVIRONMENT",
     "ApiKey",
     "AsyncTokenSource",
     "Credential",
@@ -35,6 +36,7 @@ __all__ = [
     "afetch",
     "fetch",
     "find",
+    "hidden",
     "is_async",
     "parse",
     "received",

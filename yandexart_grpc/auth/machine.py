@@ -1,12 +1,10 @@
 """Tokens of the machine that this runs on: its metadata service, and the `yc` that somebody has signed in with."""
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 
-from yandexart_grpc.auth.secret import Secret
+from yandexart_grpc.auth.secret import ENVIRONMENT, Secret
 from yandexart_grpc.auth.token import Token
 from yandexart_grpc.errors import ConfigurationError, Unavailable
 
@@ -19,7 +17,7 @@ class MetadataService:
     well-known address). `timeout` is in seconds.
     """
 
-    def __init__(self, address: str | None = None, *, timeout: float = 5.0, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, address: str | None = None, *, timeout: float = 5.0, environ: Mapping[str, str] = ENVIRONMENT) -> None:
         self.address = (address or environ.get("YC_METADATA_ADDR") or ADDRESS).removeprefix("http://").rstrip("/")
         self._timeout = timeout
 
@@ -69,8 +67,10 @@ class YcCli:
     Raises `ConfigurationError` when there is no `yc` on the path.
     """
 
-    def __init__(self, profile: str | None = None, *, timeout: float = 10.0, environ: Mapping[str, str] = os.environ) -> None:
-        found = shutil.which("yc", path=environ.get("PATH", ""))
+    def __init__(self, profile: str | None = None, *, timeout: float = 10.0, environ: Mapping[str, str] = ENVIRONMENT) -> None:
+        from shutil import which
+
+        found = which("yc", path=environ.get("PATH", ""))
         if found is None:
             raise ConfigurationError("yc is not on the path")
         self._program = found

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 
 from yandexart_grpc.auth.iam import Exchanged, OAuthToken, ServiceAccountKey
 from yandexart_grpc.auth.machine import MetadataService, YcCli
+from yandexart_grpc.auth.secret import Secret, hidden
 from yandexart_grpc.auth.token import ApiKey, AsyncTokenSource, Credential, IamToken, IamTokenVariable, TokenSource
 from yandexart_grpc.errors import ConfigurationError, YandexArtError
 
 Source = Exchanged | TokenSource | AsyncTokenSource
 """What gives tokens."""
-Credentials = str | Credential | Exchanged | TokenSource | AsyncTokenSource
+Credentials = str | Secret | Credential | Exchanged | TokenSource | AsyncTokenSource
 """What a client takes."""
 Found = Credential | Source
 
@@ -37,13 +38,13 @@ def find(given: Credentials | None, environ: Mapping[str, str], *, machine: bool
         return _judged(given)
     tried: list[str] = []
     for name, kind in VARIABLES.items():
-        if text := environ.get(name):
-            return _named(name, kind, text)
+        if environ.get(name):
+            return _named(name, kind, Secret(environ[name]))
         tried.append(f"{name}: not set")
     if machine and (found := _tried(tried, lambda: _metadata_service(environ))):
         return found
-    if text := environ.get(CHANGING):
-        _named(CHANGING, IamToken, text)  # it may change, but should be right now
+    if environ.get(CHANGING):
+        _named(CHANGING, IamToken, Secret(environ[CHANGING]))  # it may change, but should be right now
         return IamTokenVariable(CHANGING, environ)
     tried.append(f"{CHANGING}: not set")
     if machine and (found := _tried(tried, lambda: YcCli(environ=environ))):
@@ -64,20 +65,19 @@ def parse(text: str) -> Found:
 
 
 def _judged(given: Credentials) -> Found:
-    if isinstance(given, str):
-        return _named("credentials", parse, given)
+    if isinstance(given, str | Secret):
+        return _named("credentials", parse, hidden(given))
     if isinstance(given, Credential | Exchanged) or callable(getattr(given, "token", None)):
         return given
     raise ConfigurationError(f"credentials: {type(given).__name__} is neither a text nor a credential, and has no token()")
 
 
-def _named(name: str, kind: Callable[[str], Found], text: str) -> Found:
+def _named(name: str, kind: Callable[[str], Found], secret: Secret) -> Found:
     """The credential in a setting, which an error about it names."""
     try:
-        return kind(text)
+        return kind(secret.reveal())
     except ConfigurationError as error:
         problem = str(error)
-    del text  # a traceback may show it
     raise ConfigurationError(f"{name}: {problem}")
 
 

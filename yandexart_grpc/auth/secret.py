@@ -1,11 +1,15 @@
 """Types that keep a secret: whatever shows, logs, formats or pickles them does not tell it."""
 
 import hmac
-from typing import NoReturn, Self
+import os
+from collections.abc import Iterator, Mapping
+from typing import NoReturn, Self, TypeVar
 
 from yandexart_grpc.errors import ConfigurationError
 
 HIDDEN = "<hidden>"
+
+Kind = TypeVar("Kind")
 
 
 class Unpicklable:
@@ -68,3 +72,24 @@ class Header(Unpicklable, str):
 
     def __getitem__(self, key: object) -> str:
         return HIDDEN
+
+
+class Environment(Mapping[str, str]):
+    """The variables of this process, as they are when they are looked at; none is shown."""
+
+    def __getitem__(self, name: str) -> str:
+        return os.environ[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(os.environ)
+
+    def __len__(self) -> int:
+        return len(os.environ)
+
+
+ENVIRONMENT = Environment()
+
+
+def hidden(given: Kind | str) -> "Kind | Secret":
+    """What was given, with a text made a secret, so that the variable it is assigned to shows none."""
+    return Secret(given) if isinstance(given, str) else given

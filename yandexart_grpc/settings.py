@@ -96,11 +96,12 @@ class Settings:
     folder_id: str | None
     credential: auth.Credential | None
     """What each call carries, where that is known at once."""
-    source: auth.Source | None
+    source: auth.Source | None = None
     """Where tokens come from otherwise."""
-    data_logging: bool | None
+    data_logging: bool | None = None
     """False asks the service not to keep the prompt; else nothing is said."""
-    iam_endpoint: Endpoint
+    iam_endpoint: Endpoint = Endpoint("iam.api.cloud.yandex.net:443")
+    """Where keys and OAuth tokens are exchanged."""
     endpoint: Endpoint
     operation_endpoint: Endpoint
     root_certificates: bytes | None = field(repr=False)

@@ -107,8 +107,8 @@ async def serve() -> None:
     floor.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {name: method})])
     port = floor.add_insecure_port("127.0.0.1:0")
     await floor.start()
-    async with serving(ServerSettings(listen="127.0.0.1:0", backend=Ready())) as endpoint:
-        known = {"target": endpoint.removeprefix("http://"), "floor": f"127.0.0.1:{port}"}
+    async with serving(ServerSettings(listen="127.0.0.1:0", backend=Ready())) as server:
+        known = {"target": server.endpoint.removeprefix("http://"), "floor": f"127.0.0.1:{port}"}
         await asyncio.to_thread(obey, lambda order: {**known, "reads": Counting.count})
     await floor.stop(None)
 

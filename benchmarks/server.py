@@ -80,8 +80,8 @@ def file() -> Iterator[str]:
 
 async def serve(store: str) -> None:
     """Serve until there are no more orders; each is told where."""
-    async with serving(ServerSettings(listen="127.0.0.1:0", backend=Instant(), store=store)) as endpoint:
-        await asyncio.to_thread(obey, lambda order: {"target": endpoint.removeprefix("http://")})
+    async with serving(ServerSettings(listen="127.0.0.1:0", backend=Instant(), store=store)) as server:
+        await asyncio.to_thread(obey, lambda order: {"target": server.endpoint.removeprefix("http://")})
 
 
 def contestant(kind: str, store: str = "sqlite://") -> None:

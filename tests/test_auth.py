@@ -543,6 +543,13 @@ def test_nothing_that_keeps_a_secret_shows_it(kept: object, caplog: pytest.LogCa
             pickle.dumps(kept, protocol)
 
 
+def test_a_hidden_header_can_be_used_again() -> None:
+    """What is made of one that shows nothing is still what it was."""
+    again = Credential(Credential("Api-Key canary").authorization).authorization
+    assert again == "Api-Key canary"
+    assert again.encode() == b"Api-Key canary"
+
+
 def traced(error: BaseException | None) -> Iterator[str]:
     """What may be shown of an error and its causes: texts, and the variables of each frame outside of these tests."""
     while error is not None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -547,6 +548,19 @@ class TestServe:
         assert line
         assert run("generate", "a cat", "--endpoint", line[1]).exit_code == 0
         process.send_signal(number)
+        assert end(process) == (0, "", "")
+
+    def test_it_says_its_second_address(self) -> None:
+        """On a line of its own, and answers there until it is stopped."""
+        process = start("serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--demo-duration", "fixed:0")
+        assert process.stdout
+        first, second = process.stdout.readline(), process.stdout.readline()
+        assert re.fullmatch(r"serving on http://127\.0\.0\.1:\d+\n", first)
+        line = re.fullmatch(r"serving on (http://127\.0\.0\.1:\d+) \(HTTP\)\n", second)
+        assert line
+        with urllib.request.urlopen(f"{line[1]}/v1/models") as answered:
+            assert json.load(answered)["object"] == "list"
+        process.send_signal(signal.SIGINT)
         assert end(process) == (0, "", "")
 
     def test_verbose_logs_operations_and_no_prompt(self) -> None:

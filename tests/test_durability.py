@@ -96,8 +96,8 @@ async def server(backend: Scripted, **settings: Any) -> AsyncIterator[Caller]:
     """A caller of a server with that backend, which is stopped without grace where nothing else is said; he hangs up last."""
     async with AsyncExitStack() as life:
         given = ServerSettings(listen="127.0.0.1:0", backend=backend, **({"grace": 0.0} | settings))
-        async with serving(given) as endpoint:
-            caller = Caller(endpoint)
+        async with serving(given) as running:
+            caller = Caller(running.endpoint)
             life.push_async_callback(caller.close)
             yield caller
 

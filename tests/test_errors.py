@@ -2,12 +2,13 @@
 
 import pickle
 
+import grpc
 import pytest
 from grpc import StatusCode
 
 import yandexart_grpc
 from yandexart_grpc import ContentRefused, OperationCancelled, OperationFailed, OutcomeUnknown, YandexArtError, errors
-from yandexart_grpc.stubs import Operation, Status
+from yandexart_grpc.stubs import ErrorInfo, Operation, Status
 
 NAMES = [getattr(yandexart_grpc, name) for name in yandexart_grpc.__all__]
 PUBLIC = [
@@ -64,3 +65,41 @@ def test_an_operation_that_failed_says_how(code: int, text: str, kind: type[Yand
     error = errors.from_operation(Operation(id="x", error=Status(code=code, message=text)))
     assert type(error) is kind
     assert (error.operation_id, error.details, error.billed) == ("x", text, billed)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "is_explained"),
+    [
+        (StatusCode.PERMISSION_DENIED, "Access to model art://b1g/yandex-art/latest denied", True),
+        (StatusCode.FAILED_PRECONDITION, "Model aliceai-image-art-3.0 is not allowed", True),
+        (StatusCode.PERMISSION_DENIED, "Permission denied", False),
+        (StatusCode.PERMISSION_DENIED, "Access to model art:///yandex-art/latest denied", False),
+        (StatusCode.INVALID_ARGUMENT, "not allowed", False),
+        (StatusCode.PERMISSION_DENIED, "The Images API answered 403: Access to model art://b1g/x denied", False),
+    ],
+)
+def test_a_retired_model_is_explained(code: StatusCode, text: str, is_explained: bool) -> None:
+    """In a refusal and in the error of an operation: what is known, and what works. `details` stay the server's own words."""
+    call = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), text)
+    ended = Operation(id="x", error=Status(code=code.value[0], message=text))
+    for error in (errors.from_rpc(call, "submitting"), errors.from_operation(ended)):
+        assert error.details == text
+        for words in ("September 2026", "endpoint='images://'", "generate --endpoint images://", "serve --backend images"):
+            assert (words in str(error)) is is_explained
+
+
+@pytest.mark.parametrize("billed", ["no", "yes", "unknown"])
+@pytest.mark.parametrize("code", [StatusCode.INTERNAL, StatusCode.UNAVAILABLE])
+def test_a_server_of_ours_tells_what_became_of_the_money(code: StatusCode, billed: errors.Billed) -> None:
+    """Whatever the code of the operation's error."""
+    status = errors.with_bill(Status(code=code.value[0], message="m"), billed)
+    assert errors.from_operation(Operation(id="x", error=status)).billed == billed
+
+
+def test_details_that_cannot_be_read_tell_nothing() -> None:
+    """Neither those of others nor broken ones."""
+    status = Status(code=StatusCode.UNAVAILABLE.value[0])
+    status.details.add().Pack(ErrorInfo(reason="BILLED_NO", domain="elsewhere"))
+    status.details.add().Pack(ErrorInfo(reason="SOMETHING", domain=errors.DOMAIN))
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    assert errors.from_operation(Operation(id="x", error=status)).billed == "unknown"

@@ -45,6 +45,8 @@ REQUEST = ImageGenerationRequest(
     ),
 )
 RATIO = 2.0
+KEY = "AQVNalice"
+"""A key of our own server."""
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,39 @@ async def test_the_studio_sdk_gets_a_picture_in_asyncio(studio: Callable[..., An
     model = studio(AsyncAIStudio).models.image_generation("yandex-art").configure(seed=42, width_ratio=2, height_ratio=1)
     operation = await model.run_deferred("a red cat", timeout=10)
     check((await operation.wait(timeout=10, poll_timeout=20, poll_interval=0.05)).image_bytes)
+
+
+@pytest.fixture(scope="module")
+def keyed(authority: Path) -> Iterator[str]:
+    """A server that speaks TLS and asks for keys."""
+    authority.with_name("keys").write_text(f"alice {KEY} b1gfolder\n")
+    pems = ("--tls-cert", authority.with_name("cert.pem"), "--tls-key", authority.with_name("key.pem"))
+    with served(*pems, "--key-file", authority.with_name("keys")) as endpoint:
+        yield endpoint
+
+
+def test_yandexcloud_gets_a_picture_with_a_key_of_the_server(keyed: str, certificate: bytes) -> None:
+    """`yandexcloud.SDK` is told the key as an IAM token: it knows no API keys, and sends this one as it is."""
+    sdk = SDK(endpoint=keyed, root_certificates=certificate, iam_token=KEY)
+    submitted = sdk.client(ImageGenerationAsyncServiceStub).Generate(REQUEST, timeout=10)
+    waiter = sdk.waiter(submitted.id, timeout=20)
+    for _ in waiter:
+        time.sleep(0.05)
+    assert waiter.operation is not None
+    check(unpacked(waiter.operation))
+
+
+async def test_the_studio_sdk_gets_a_picture_with_a_key_of_the_server(keyed: str, authority: Path) -> None:
+    """`AsyncAIStudio` is told the key as any API key; another is refused."""
+
+    def model(key: str) -> Any:
+        studio = AsyncAIStudio(folder_id="b1gfolder", endpoint=keyed, auth=key, verify=authority)
+        return studio.models.image_generation("yandex-art").configure(seed=42, width_ratio=2, height_ratio=1)
+
+    operation = await model(KEY).run_deferred("a red cat", timeout=10)
+    check((await operation.wait(timeout=10, poll_timeout=20, poll_interval=0.05)).image_bytes)
+    with pytest.raises(grpc.RpcError, match="Unknown api key"):
+        await model("AQVNanother").run_deferred("a red cat", timeout=10)
 
 
 @pytest.fixture(params=["API key over TLS", "OAuth token over TLS", "nothing over plaintext"])

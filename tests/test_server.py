@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yandexart_grpc import ConfigurationError, YandexArt, stubs
+from yandexart_grpc.errors import from_operation
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.server import Embedded, embedded
 
@@ -142,8 +143,9 @@ def test_a_backend_that_breaks_is_an_internal_error(caplog: pytest.LogCaptureFix
     """What a backend says when it breaks goes to the log of the server, not to its callers."""
     with embedded(Costly()) as server, grpc.insecure_channel(server.endpoint.removeprefix("http://")) as channel:
         accepted = stubs.ImageGenerationAsyncServiceStub(channel).Generate(ask("break"), timeout=5)
-        error = wait_for(channel, accepted.id).error
-    assert (error.code, error.message) == (StatusCode.INTERNAL.value[0], "Internal error")
+        operation = wait_for(channel, accepted.id)
+    assert (operation.error.code, operation.error.message) == (StatusCode.INTERNAL.value[0], "Internal error")
+    assert from_operation(operation).billed == "unknown"
     assert "a secret of the backend" in caplog.text
 
 

@@ -15,6 +15,7 @@ DEFAULTS: dict[str, Any] = {
     "operation_endpoint": None,
     "root_certificates": None,
     "history": None,
+    "store": None,
 }
 LIMITS: dict[str, Any] = {
     "timeout": 60.0,
@@ -42,6 +43,10 @@ def resolve(environ: dict[str, str] | None = None, **arguments: Any) -> Settings
         ("http://127.0.0.1:50051", Endpoint("127.0.0.1:50051", plaintext=True)),
         ("http://[::1]:50051", Endpoint("[::1]:50051", plaintext=True)),
         ("demo://", Endpoint("", embedded="demo")),
+        ("images://", Endpoint("", embedded="images")),
+        ("images://host", Endpoint("", embedded="images", upstream="https://host:443")),
+        ("images://[::1]:8443/", Endpoint("", embedded="images", upstream="https://[::1]:8443")),
+        ("images+http://127.0.0.1:8080", Endpoint("", embedded="images", upstream="http://127.0.0.1:8080")),
     ],
 )
 def test_an_endpoint_is_read(text: str, endpoint: Endpoint) -> None:
@@ -50,7 +55,11 @@ def test_an_endpoint_is_read(text: str, endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["ftp://host:1", "host", "http://host", "host:0", "host:99999", "http://host:1/path", "demo://x", "a b:1", "https://"]
+    "text",
+    [
+        *("ftp://host:1", "host", "http://host", "host:0", "host:99999", "http://host:1/path", "demo://x", "a b:1", "https://"),
+        *("images", "images://host:0", "images://user@host", "images+http://host", "images+https://host"),
+    ],
 )
 def test_an_unknown_endpoint_is_refused_with_the_known_forms(text: str) -> None:
     """An address of another form is named, together with the forms there are."""
@@ -92,9 +101,26 @@ def test_the_demo_needs_nothing() -> None:
     assert resolve(folder_id=None, credentials=None, endpoint="demo://").folder_id == "demo"
 
 
+@pytest.mark.parametrize("endpoint", ["images://", "images+http://127.0.0.1:1"])
+def test_live_pictures_need_what_yandex_needs(endpoint: str) -> None:
+    """A credential, and a folder of one's own."""
+    with pytest.raises(ConfigurationError, match="credentials: none given"):
+        resolve(credentials=None, endpoint=endpoint)
+    assert resolve(folder_id=None, endpoint=endpoint).folder_id is None
+
+
+def test_a_server_in_this_process_may_keep_its_operations() -> None:
+    """Where an argument says or the environment; None where neither does."""
+    assert resolve(endpoint="demo://").store is None
+    assert resolve({"YANDEXART_STORE": "sqlite:///x"}, endpoint="images://").store == "sqlite:///x"
+    assert resolve({"YANDEXART_STORE": "sqlite:///x"}, endpoint="demo://", store="sqlite:///y").store == "sqlite:///y"
+
+
 @pytest.mark.parametrize(
     ("environ", "arguments", "words"),
     [
+        ({}, {"store": "sqlite:///x"}, "store: 'sqlite:///x' is for a server in this process"),
+        ({"YANDEXART_STORE": "x"}, {"endpoint": "http://h:1"}, "store: 'x' is for a server in this process"),
         ({}, {"credentials": None}, "credentials: none given, and none found .YC_API_KEY: not set; "),
         ({}, {"credentials": "AQVN\nkey"}, "credentials: 8 characters that hold a line break"),
         ({}, {"credentials": ""}, "credentials: empty"),

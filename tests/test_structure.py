@@ -43,9 +43,17 @@ MAY_IMPORT = {
     "client": (*CORE, *SHELL),
     "aio": (*CORE, *SHELL),
     "__init__": ("client", "aio", *SHELL),
-    "server": ("server", "stubs", "errors", "request", "image"),
-    "server/doors": ("server/operations", "stubs", "errors", "request", "image"),
-    "server/operations": ("server/store", "server/workers", "server/bells", "server/backends/base", "stubs", "errors", "request"),
+    "server": ("server", "auth", "stubs", "errors", "request", "image"),
+    "server/doors": (
+        *("server/doors", "server/operations", "server/callers"),
+        *("_version", "stubs", "errors", "request", "image"),
+    ),
+    "server/operations": (
+        *("server/store", "server/workers", "server/bells", "server/callers", "server/limits", "server/backends/base"),
+        *("stubs", "errors", "request"),
+    ),
+    "server/callers": ("server/limits", "errors"),
+    "server/limits": (),
     "server/store": ("stubs", "errors", "request"),
     "server/workers": (),
     "server/bells": (),
@@ -56,7 +64,8 @@ MAY_IMPORT = {
     "batch/ledger": ("batch/folder", "errors"),
     "batch/manifest": ("batch/folder", "batch/ledger"),
     "batch/settle": ("batch/ledger", "batch/rows", "errors", "settings"),
-    "cli": ("cli", "__init__", "client", "aio", "batch", "errors", "request", "server"),
+    "server/backends/cloud": ("server/backends/base", "aio", *SHELL),
+    "cli": ("cli", "__init__", "client", "aio", "batch", "errors", "request", "settings", "server"),
 }
 """Who may import whom (design.md, section 2). Of the paths that fit a file the longest holds; a folder stands for all in it."""
 
@@ -93,6 +102,11 @@ def test_imports_go_one_way(name: str) -> None:
 def test_only_stubs_knows_the_generated_modules() -> None:
     """Generated modules are imported by `stubs` and nobody else."""
     assert [name for name in files() if "yandexart_pb" in imports_of(name)] == ["stubs"]
+
+
+def test_one_backend_alone_is_a_client() -> None:
+    """In the server, the cloud backend imports the client and nobody else does."""
+    assert [name for name in files() if name.startswith("server/") and "aio" in imports_of(name)] == ["server/backends/cloud"]
 
 
 def test_rooms_are_entered_by_one_function() -> None:

@@ -176,7 +176,7 @@ class _Doubt:
 def _until_welcome(error: RpcError, pace: Pace, deadline: float, refusals: int) -> float:
     """When to come again after a quota. Raises what is final, as is a quota that lasts beyond the deadline or for the day."""
     known = from_rpc(error, "submitting")
-    if known.code is not StatusCode.RESOURCE_EXHAUSTED or _DAILY.search(known.details or ""):
+    if not isinstance(known, QuotaExceeded) or _DAILY.search(known.details or ""):
         raise known from error
     told = retry_after(error)
     until = pace.now() + (_backoff(refusals, SHORTEST_REFUSAL, LONGEST_REFUSAL) if told is None else told)

@@ -66,6 +66,7 @@ class AsyncYandexArt:
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
         data_logging: bool | None = None,
+        store: str | None = None,
     ) -> None:
         credentials = auth.hidden(credentials)
         self._settings = Settings.resolve(
@@ -77,6 +78,7 @@ class AsyncYandexArt:
             data_logging=data_logging,
             root_certificates=root_certificates,
             history=history,
+            store=store,
             limits=Limits(
                 timeout=timeout,
                 rpc_timeout=rpc_timeout,
@@ -86,6 +88,17 @@ class AsyncYandexArt:
                 submits_per_minute=submits_per_minute,
             ),
         )
+        self._begin()
+
+    @classmethod
+    def _with(cls, settings: Settings) -> Self:
+        """A client with settings that came from neither arguments nor environment."""
+        client = cls.__new__(cls)
+        client._settings = settings
+        client._begin()
+        return client
+
+    def _begin(self) -> None:
         self._naps = AsyncNaps()
         known = _history.load(self._settings.history)
         self._pace = Pace(self._settings.limits, time.monotonic, known, self._naps.end)
@@ -113,12 +126,7 @@ class AsyncYandexArt:
         """
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
-            request = self._request(prompt, image)
-            self._open()  # an embedded server has no address before
-            seen = await self._drive(submit(request.to_proto(), self._pace, deadline, key))
-        known = Order(seen.id, request, key, born=self._pace.now())
-        known.saw(seen)
-        return AsyncOperation(self, known)
+            return await self._submit(self._request(prompt, image), deadline, key)
 
     def operation(self, operation_id: str) -> AsyncOperation:
         """A handle for an operation that was submitted earlier, in whichever process. Nothing is sent yet.
@@ -231,6 +239,14 @@ class AsyncYandexArt:
 
     def _request(self, prompt: Prompt, image: ImageOptions) -> ImageRequest:
         return ImageRequest.build(prompt, folder_id=self._settings.folder_id, **image)
+
+    async def _submit(self, request: ImageRequest, deadline: float, key: str) -> AsyncOperation:
+        """Send the request as it is."""
+        self._open()  # an embedded server has no address before
+        seen = await self._drive(submit(request.to_proto(), self._pace, deadline, key))
+        known = Order(seen.id, request, key, born=self._pace.now())
+        known.saw(seen)
+        return AsyncOperation(self, known)
 
     def _deadline(self, timeout: Timeout) -> float:
         return self._pace.deadline(self._settings.span(timeout))

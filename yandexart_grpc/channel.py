@@ -62,18 +62,22 @@ def open_aio_channel(endpoint: Endpoint, settings: Settings) -> grpc.aio.Channel
 
 
 def start_embedded(settings: Settings, life: ExitStack) -> Settings:
-    """The settings with each `demo://` replaced by the address of a server in this process that ends with `life`.
+    """The settings with each `demo://` and `images://` replaced by the address of a server in this process that ends with `life`.
 
-    Raises `ConfigurationError` where the server's packages are not installed.
+    Raises `ConfigurationError` where the server's packages are not installed, or it cannot be started.
     """
-    backend = settings.endpoint.embedded or settings.operation_endpoint.embedded
-    if backend is None:
+    asked = settings.endpoint if settings.endpoint.embedded else settings.operation_endpoint
+    if asked.embedded is None:
         return settings
     try:
         from yandexart_grpc.server import embedded  # a room, entered only when it is asked for
     except ImportError as error:
-        raise ConfigurationError(f"{backend}:// needs the server: pip install 'yandexart-grpc[server]' ({error})") from error
-    here = replace(Endpoint.parse(life.enter_context(embedded(backend=backend)).endpoint), embedded=backend)
+        raise ConfigurationError(
+            f"{asked.embedded}:// needs the server: pip install 'yandexart-grpc[server]' ({error})"
+        ) from error
+    kept = {"store": settings.store} if settings.store else {}
+    server = embedded(backend=asked.embedded, upstream=asked.upstream, **kept)
+    here = replace(Endpoint.parse(life.enter_context(server).endpoint), embedded=asked.embedded)
     return replace(
         settings,
         endpoint=here if settings.endpoint.embedded else settings.endpoint,
@@ -110,7 +114,7 @@ def _options(settings: Settings) -> list[tuple[str, str | int]]:
     return [
         ("grpc.primary_user_agent", f"yandexart-grpc/{__version__}"),
         ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
-        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         # Without this one, a peer that stalls with its connection alive is noticed after a minute.
         ("grpc.http2.ping_timeout_ms", 5_000),

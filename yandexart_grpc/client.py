@@ -45,7 +45,10 @@ class YandexArt:
     `folder_id` is the folder that pays. `credentials` is a text (an API key, an IAM token or an OAuth token, told apart by
     prefix) or one of the kinds in `auth`, whose tokens are renewed where they come from; `iam_endpoint` is where keys and OAuth
     tokens are exchanged. `endpoint` is
-    `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext) or `demo://` (a server in this process);
+    `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext), or a server in this process: `demo://` draws for
+    free, `images://` orders each picture of Yandex's Images API, `images://host[:port]` and `images+http://host:port`
+    (plaintext) of another one like it. `store` is where such a server keeps its operations, `sqlite:///path`, so that another
+    process with the same store goes on with them; without one, they end with the client, and pictures that are not done are lost.
     `operation_endpoint` is where operations are read, the same unless it is given. `root_certificates` is a PEM file with
     the authority of the server. `timeout` is how many seconds a wait may take (None: as long as it takes), `rpc_timeout`
     how many one call may take, `max_message_bytes` the largest answer that is received.
@@ -54,8 +57,9 @@ class YandexArt:
     allows. `reads_per_second` and `submits_per_minute` keep within the quotas of the folder. `history` is a file in which
     durations are kept from one process to the next. `data_logging=False` asks the service not to keep prompts.
 
-    What is not given comes from `YC_FOLDER_ID`, `YANDEXART_ENDPOINT`, and the first credential that `auth.find` finds; without
-    an endpoint, it is Yandex Cloud, and the metadata service of this machine may be asked for 0.1 s.
+    What is not given comes from `YC_FOLDER_ID`, `YANDEXART_ENDPOINT`, `YANDEXART_STORE`, and the first credential that
+    `auth.find` finds; without an endpoint, it is Yandex Cloud's asynchronous API, and the metadata service of this machine may
+    be asked for 0.1 s.
 
     Raises `ConfigurationError`, which names every setting that is wrong.
     """
@@ -77,6 +81,7 @@ class YandexArt:
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
         data_logging: bool | None = None,
+        store: str | None = None,
     ) -> None:
         credentials = auth.hidden(credentials)
         settings = Settings.resolve(
@@ -88,6 +93,7 @@ class YandexArt:
             data_logging=data_logging,
             root_certificates=root_certificates,
             history=history,
+            store=store,
             limits=Limits(
                 timeout=timeout,
                 rpc_timeout=rpc_timeout,

@@ -19,15 +19,16 @@ What each call means for money is said by `billed` and `resend`. Failures of gRP
 """
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar, cast
+from contextlib import contextmanager, suppress
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar, cast, get_args
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from yandexart_grpc.stubs import Operation, RequestInfo, RetryInfo, Status
+from yandexart_grpc.stubs import ErrorInfo, Operation, RequestInfo, RetryInfo, Status
 
 log = logging.getLogger("yandexart_grpc")
 
@@ -189,6 +190,16 @@ ENDINGS = {StatusCode.CANCELLED: OperationCancelled, StatusCode.ABORTED: Outcome
 
 REFUSALS = ("violate the terms of use", "Я не могу сгенерировать это изображение")
 """How the service words a refusal by its content rules (contract/service.md, "Errors seen")."""
+DENIED = re.compile(r"Access to model art://[^/\s]+/\S+ denied|not allowed")
+"""How it words that a model cannot be used: for want of a role or a scope, and of one that is retired or not on that API."""
+IMAGES_API = "Images API"
+"""What the `images` backend names in its words, so that nobody is sent there who comes from there."""
+RETIRED = (
+    "Seen since September 2026: Yandex's asynchronous API denies its models also to those who have every right"
+    " (role ai.imageGeneration.user, scope yc.ai.imageGeneration.execute), while its Images API still draws."
+    " These use it: endpoint='images://', `yandexart generate --endpoint images://`, `yandexart serve --backend images`"
+)
+"""What is known of a model that cannot be used, and what works (contract/service.md, "Since September 2026")."""
 
 
 class Failure(Protocol):
@@ -206,9 +217,8 @@ def failure(error: grpc.RpcError) -> Failure:
 
 
 def is_local_limit(error: grpc.RpcError) -> bool:
-    """Whether RESOURCE_EXHAUSTED comes from our own receive limit and not from a quota; only its text tells."""
-    status = failure(error)
-    return status.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (status.details() or "")
+    """Whether RESOURCE_EXHAUSTED comes from our own receive limit and not from a quota or the server's; only its text tells."""
+    return _is_too_large(error) and not _is_servers(error)
 
 
 def is_unsent(error: grpc.RpcError) -> bool:
@@ -225,9 +235,13 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
     status = failure(error)
     code, details = status.code(), status.details() or ""
     kind = ContentRefused if _is_refusal(code, details) else row(code).error
+    if _is_too_large(error) and _is_servers(error):
+        kind = InvalidRequest
     if operation_id is not None:
         doing = f"{doing} operation {operation_id}"
     text = f"{doing}: {code.name}: {details}"
+    if _is_retirement(code, details):
+        text += f". {RETIRED}"
     if is_local_limit(error):
         kind = ConfigurationError
         text += "; raise max_message_bytes and ask for the same operation again"
@@ -281,23 +295,63 @@ def keyed(key: str | None) -> Iterator[None]:
 def from_operation(operation: Operation) -> YandexArtError:
     """The error to raise for an operation whose `result` is `error`."""
     status = operation.error
-    code = _status_code(status.code)
+    code = code_of(status.code)
     kind = ContentRefused if _is_refusal(code, status.message) else ENDINGS.get(code, OperationFailed)
+    text = f"operation {operation.id} failed: {code.name}: {status.message}"
     return kind(
-        f"operation {operation.id} failed: {code.name}: {status.message}",
+        f"{text}. {RETIRED}" if _is_retirement(code, status.message) else text,
         code=code,
         details=status.message,
         operation_id=operation.id,
-        # An internal error of the server is not charged (contract/service.md, "The answer").
-        billed="no" if code is StatusCode.INTERNAL else "unknown",
+        billed=_bill(status, code),
     )
+
+
+DOMAIN = "yandexart-grpc"
+"""Whose word it is what an operation that failed did to the money."""
+BILLS: dict[str, Billed] = {f"BILLED_{billed.upper()}": billed for billed in get_args(Billed)}
+"""How that is said."""
+
+
+def with_bill(status: Status, billed: Billed) -> Status:
+    """The status of an operation, with what is known about money added to it (google.rpc.ErrorInfo)."""
+    reason = next(reason for reason, said in BILLS.items() if said == billed)
+    status.details.add().Pack(ErrorInfo(reason=reason, domain=DOMAIN))
+    return status
+
+
+def _bill(status: Status, code: StatusCode) -> Billed:
+    """Whether an operation that failed was paid for: a server of ours tells."""
+    info = ErrorInfo()
+    with suppress(DecodeError):
+        for detail in status.details:
+            if detail.Unpack(info) and info.domain == DOMAIN and info.reason in BILLS:
+                return BILLS[info.reason]
+    # An internal error of the service is not charged (contract/service.md, "The answer").
+    return "no" if code is StatusCode.INTERNAL else "unknown"
 
 
 def _is_refusal(code: StatusCode, details: str) -> bool:
     return code is StatusCode.INVALID_ARGUMENT and any(words in details for words in REFUSALS)
 
 
-def _status_code(number: int) -> StatusCode:
+def _is_retirement(code: StatusCode, details: str) -> bool:
+    fits = code in (StatusCode.PERMISSION_DENIED, StatusCode.FAILED_PRECONDITION) and DENIED.search(details)
+    return bool(fits) and IMAGES_API not in details
+
+
+def _is_too_large(error: grpc.RpcError) -> bool:
+    status = failure(error)
+    return status.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (status.details() or "")
+
+
+def _is_servers(error: grpc.RpcError) -> bool:
+    """Whether it was the server to which a message was too large."""
+    return (failure(error).details() or "").startswith("SERVER:")
+
+
+def code_of(number: int) -> StatusCode:
+    """The code that a number on the wire stands for; UNKNOWN where it is none."""
     return next((code for code in StatusCode if code.value[0] == number), StatusCode.UNKNOWN)
 
 

@@ -56,8 +56,10 @@ class Image:
         error, and `ProtocolError` when the result is missing, of another type, or not a whole JPEG.
         """
         response = _response(operation)
-        data = _unwrapped(response.image, operation.id)
-        width, height = _size(data, operation.id)
+        try:
+            data, width, height = whole_jpeg(response.image)
+        except ValueError as error:
+            raise _broken(operation.id, f"holds {error}") from error
         return cls(
             data=data,
             mime_type=MIME_TYPE,
@@ -151,19 +153,23 @@ def _response(operation: Operation) -> ImageGenerationResponse:
     return response
 
 
-def _unwrapped(data: bytes, operation_id: str) -> bytes:
-    if not data.startswith(_BASE64_START):
-        return data
-    try:
-        return base64.b64decode(data, validate=True)
-    except binascii.Error as error:
-        raise _broken(operation_id, f"holds an image in broken Base64, {_head(data)}") from error
+def whole_jpeg(data: bytes) -> tuple[bytes, int, int]:
+    """A whole JPEG, out of its Base64 where it comes in it, with width and height.
+
+    Raises `ValueError`, which says what it is instead.
+    """
+    if data.startswith(_BASE64_START):
+        try:
+            data = base64.b64decode(data, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"an image in broken Base64, {_head(data)}") from error
+    return data, *_size(data)
 
 
-def _size(data: bytes, operation_id: str) -> tuple[int, int]:
+def _size(data: bytes) -> tuple[int, int]:
     """Width and height of a whole JPEG: walks the segments up to the first scan (ITU-T T.81, annex B)."""
     if not data.startswith(_START):
-        raise _broken(operation_id, f"holds no JPEG, {_head(data)}" if data else "holds an empty image")
+        raise ValueError(f"no JPEG, {_head(data)}" if data else "an empty image")
     at, end, width, height = len(_START), len(data) - 9, 0, 0
     while at < end and data[at] == 0xFF:
         marker = data[at + 1]
@@ -175,7 +181,7 @@ def _size(data: bytes, operation_id: str) -> tuple[int, int]:
             height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
         # 0xFF fills the space between segments; a segment counts the two bytes of its length, but not those of its marker
         at += 1 if marker == 0xFF else 2 + (data[at + 2] << 8 | data[at + 3])
-    raise _broken(operation_id, f"holds a truncated JPEG of {len(data)} bytes, {_head(data)}")
+    raise ValueError(f"a truncated JPEG of {len(data)} bytes, {_head(data)}")
 
 
 def _head(data: bytes) -> str:

@@ -125,6 +125,11 @@ class ImageRequest:
         """Whether the model URI names a folder and a model; the service refuses one that does not in misleading words."""
         return isinstance(self.model_uri, str) and _MODEL_URI.fullmatch(self.model_uri) is not None
 
+    @property
+    def folder(self) -> str:
+        """The folder that the model URI names."""
+        return self.model_uri.removeprefix("art://").partition("/")[0]
+
     def problems(self) -> Iterator[str]:
         """Everything that is wrong, one sentence a problem."""
         malformed = [text for message in self.messages for text in _problems_of(message)]

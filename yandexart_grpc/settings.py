@@ -25,12 +25,16 @@ SUBMITS_PER_MINUTE = 500.0
 """The quota of a folder."""
 MAX_MESSAGE_BYTES = 32 * 2**20
 """gRPC's own limit of 4 MiB is below what the service may answer."""
-FORMS = "https://host[:port], host:port (TLS), http://host:port (plaintext), demo://"
+FORMS = (
+    "https://host[:port], host:port (TLS), http://host:port (plaintext), demo://, images://[host[:port]], images+http://host:port"
+)
+EMBEDDED = ("demo://", "images://", "images+http://")
+"""How an endpoint begins that is a server inside this process."""
 
 Timeout = float | EllipsisType | None
 """Seconds that a wait may take; None waits as long as it takes, `...` as long as the client was told."""
 
-_ADDRESS = re.compile(r"(?:(https?)://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(\d{1,5}))?/?", re.ASCII)
+_ADDRESS = re.compile(r"(?:(https?|images(?:\+http)?)://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(\d{1,5}))?/?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Endpoint:
     plaintext: bool = False
     embedded: str | None = None
     """The backend of a server inside this process, which ends with the client."""
+    upstream: str | None = None
+    """Where that backend orders, where an address is given."""
 
     def __str__(self) -> str:
         if self.embedded:
@@ -51,13 +57,15 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
         """Read an address; raises `ValueError` that tells the known forms."""
-        if text == "demo://":
-            return cls("", embedded="demo")
+        if text in ("demo://", "images://"):
+            return cls("", embedded=text.removesuffix("://"))
         found = _ADDRESS.fullmatch(text.strip())
-        scheme, host, port = found.groups() if found else (None, None, None)
-        port = port or ("443" if scheme == "https" else None)
+        scheme, host, port = found.groups("") if found else ("", "", "")
+        port = port or ("443" if scheme in ("https", "images") else "")
         if not host or not port or not 0 < int(port) < 65536:
             raise ValueError(f"{text!r} is none of {FORMS}")
+        if scheme.startswith("images"):
+            return cls("", embedded="images", upstream=f"{'https' if scheme == 'images' else 'http'}://{host}:{port}")
         return cls(f"{host}:{port}", plaintext=scheme == "http")
 
 
@@ -108,6 +116,8 @@ class Settings:
     """PEM of the authorities to trust; None for those that gRPC brings."""
     history: Path | None
     """A file that keeps durations from one process to the next."""
+    store: str | None
+    """Where a server inside this process keeps its operations; None for as long as it lives."""
     limits: Limits
 
     @classmethod
@@ -120,6 +130,7 @@ class Settings:
         operation_endpoint: str | None,
         root_certificates: str | os.PathLike[str] | None,
         history: str | os.PathLike[str] | None,
+        store: str | None,
         limits: Limits,
         iam_endpoint: str | None = None,
         data_logging: bool | None = None,
@@ -134,10 +145,15 @@ class Settings:
         generation = _parse("endpoint", endpoint or GENERATION, found)
         operations = _parse("operation_endpoint", operation_endpoint or endpoint or OPERATIONS, found)
         iam = _parse("iam_endpoint", iam_endpoint or IAM, found)
-        credential = _credential(credentials, {} if generation.embedded == "demo" else environ, found, needed=endpoint is None)
-        folder = folder_id or environ.get("YC_FOLDER_ID") or generation.embedded
+        embedded = generation.embedded or operations.embedded
+        searched = {} if generation.embedded == "demo" else environ
+        credential = _credential(credentials, searched, found, needed=endpoint is None or embedded == "images")
+        folder = folder_id or environ.get("YC_FOLDER_ID") or ("demo" if generation.embedded == "demo" else None)
         if folder and not re.fullmatch(r"[\w.-]{1,50}", folder, re.ASCII):
             found.append(f"folder_id: {folder!r} is not up to 50 letters, digits, '.', '_' and '-'")
+        store = store or environ.get("YANDEXART_STORE") or None
+        if store and not embedded:
+            found.append(f"store: {store!r} is for a server in this process, and the endpoint is none of {', '.join(EMBEDDED)}")
         pem = _read_pem(root_certificates, found)
         if found:
             raise ConfigurationError("; ".join(found))
@@ -151,6 +167,7 @@ class Settings:
             operation_endpoint=operations,
             root_certificates=pem,
             history=Path(history) if history else None,
+            store=store,
             limits=limits,
         )
 

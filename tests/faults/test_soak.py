@@ -18,6 +18,9 @@ from tests.faults.proxy import Proxy
 SECONDS = float(os.environ.get("YANDEXART_SOAK_SECONDS", "60"))
 """How long; read before the tests forget the environment."""
 
+LONG, FLAT, SETTLING = 600, 0.01, 0.25
+"""By how much memory may grow: before the allocators have found their size, one step of theirs is more than a leak."""
+
 
 class Trouble(threading.Thread):
     """Resets all connections of a proxy, or stalls them for a moment, at random instants, until `over` is set."""
@@ -72,4 +75,4 @@ def test_nothing_is_left_behind(start: Callable[..., ServerProcess], proxied: Ca
     assert told["outcomes"]["done"] > 5 * SECONDS
     assert max(executions(server.ledger).values()) == 1
     assert all(told["after"][name] <= told["before"][name] for name in ("threads", "handles", "tasks"))
-    assert grown < 0.01
+    assert grown < (FLAT if SECONDS >= LONG else SETTLING)

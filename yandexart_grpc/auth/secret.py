@@ -62,6 +62,9 @@ class Header(Unpicklable, str):
 
     __slots__ = ()
 
+    def __new__(cls, text: str) -> Self:
+        return super().__new__(cls, "".join([text]))  # one that is hidden already would tell `str` nothing
+
     def __repr__(self) -> str:
         return HIDDEN
 

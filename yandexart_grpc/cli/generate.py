@@ -56,7 +56,7 @@ def generate(
         if prompt == "-":
             prompt = _stdin()
         with (
-            progress(connection["endpoint"]) as so_far,
+            progress(connection["endpoint"], connection["store"]) as so_far,
             YandexArt(folder_id=folder_id, timeout=timeout, **connection) as art,
         ):
             target.check()

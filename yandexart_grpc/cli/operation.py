@@ -63,7 +63,7 @@ def wait(
     """Wait for the image of operation ID and save it."""
     target = Target(output, force=force)
     with reporting(as_json=as_json):
-        with progress(connection["endpoint"]) as so_far, YandexArt(timeout=timeout, **connection) as art:
+        with progress(connection["endpoint"], connection["store"]) as so_far, YandexArt(timeout=timeout, **connection) as art:
             handle = art.operation(operation_id)
             so_far.waiting(handle.id)
             target.check(handle.id)

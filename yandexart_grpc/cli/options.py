@@ -16,7 +16,7 @@ from yandexart_grpc.request import DEFAULT_MODEL
 F = TypeVar("F", bound=Callable[..., object])
 
 DEMO = "demo://"
-"""The endpoint whose server, and every operation on it, ends with the command."""
+"""The endpoint whose pictures cost nothing."""
 
 
 class Connection(TypedDict):
@@ -27,6 +27,7 @@ class Connection(TypedDict):
     root_certificates: str | None
     rpc_timeout: float
     max_message_bytes: int
+    store: str | None
 
 
 def default(callable_: Callable[..., object], argument: str) -> Any:
@@ -43,7 +44,8 @@ def connection_options(command: F) -> F:
             envvar="YANDEXART_ENDPOINT",
             show_envvar=True,
             metavar="URL",
-            help="https://host:port, host:port (TLS), http://host:port or demo://. Yandex Cloud where none is given.",
+            help="https://host:port, host:port (TLS), http://host:port, demo:// or images:// (the Images API of Yandex Cloud). "
+            "Without one, the asynchronous API of Yandex Cloud.",
         ),
         click.option("--operation-endpoint", metavar="URL", help="Where operations are read, if that is another place."),
         click.option("--root-certificates", metavar="FILE", help="PEM file with the authority of the server."),
@@ -62,6 +64,13 @@ def connection_options(command: F) -> F:
             show_default=True,
             metavar="N",
             help="The largest answer that is received.",
+        ),
+        click.option(
+            "--store",
+            envvar="YANDEXART_STORE",
+            show_envvar=True,
+            metavar="URL",
+            help="Where demo:// and images:// keep operations: sqlite:///PATH. They end with the command where none is given.",
         ),
     )
 
@@ -140,6 +149,8 @@ def pick_up_command(operation_id: str) -> str:
         if option.name in CARRIED and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
             value = context.params[option.name]
             words += option.opts[:1] if value is True else [option.opts[0], str(value)]
+    if context.params.get("demo"):
+        words += ["--endpoint", DEMO]
     return shlex.join(words)
 
 

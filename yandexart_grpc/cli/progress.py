@@ -18,6 +18,7 @@ from yandexart_grpc import (
 from yandexart_grpc.cli.options import DEMO, pick_up_command
 from yandexart_grpc.cli.output import Interrupted, OutputError, printable
 from yandexart_grpc.errors import Billed
+from yandexart_grpc.settings import EMBEDDED
 
 ENDED = (ContentRefused, InvalidRequest, NotFound, OperationCancelled, OperationFailed, OutcomeUnknown)
 """After these there is nothing left to wait for."""
@@ -26,20 +27,21 @@ ENDED = (ContentRefused, InvalidRequest, NotFound, OperationCancelled, Operation
 class Progress:
     """What is known so far about the image."""
 
-    def __init__(self, show: Callable[[str], None], *, lasting: bool) -> None:
+    def __init__(self, show: Callable[[str], None], *, free: bool, lasting: bool) -> None:
         self._show = show
+        self._free = free
         self._lasting = lasting
         self._operation_id: str | None = None
         self._billed: Billed = "no"
 
     def submitting(self) -> None:
         """From now on the image may be bought."""
-        self._billed = "unknown" if self._lasting else "no"
+        self._billed = "no" if self._free else "unknown"
         self._show("submitting")
 
     def waiting(self, operation_id: str) -> None:
         """The image is ordered."""
-        self._billed = "yes" if self._lasting else "no"
+        self._billed = "no" if self._free else "yes"
         self._operation_id = operation_id
         self._show(f"waiting for operation {operation_id}")
 
@@ -76,15 +78,17 @@ class Progress:
         if isinstance(error, ENDED):
             return None
         if not self._lasting:
-            return "It cannot be picked up: the demo server ended with this command, and its operations with it."
+            server = "demo" if self._free else "images"
+            return f"It cannot be picked up: the {server} server ended with this command, and its operations with it."
         return f"Pick it up with: {pick_up_command(self._operation_id)}"
 
 
 @contextmanager
-def progress(endpoint: str | None) -> Iterator[Progress]:
+def progress(endpoint: str | None, store: str | None) -> Iterator[Progress]:
     """Follow one image. Errors leave as `YandexArtError` with a note on what to do next."""
+    ends_with_command = (endpoint or "").startswith(EMBEDDED) and not store
     with _display() as show:
-        so_far = Progress(show, lasting=endpoint != DEMO)
+        so_far = Progress(show, free=endpoint == DEMO, lasting=not ends_with_command)
         try:
             yield so_far
         except YandexArtError as error:  # stands first because a time-out is an OSError too

@@ -3,13 +3,16 @@
 import asyncio
 import logging
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import platformdirs
 
 from yandexart_grpc import ConfigurationError
 from yandexart_grpc.cli.output import echo, reporting
+
+if TYPE_CHECKING:
+    from yandexart_grpc.server import Embedded
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -29,7 +32,16 @@ def default_store() -> str:
 
 @click.command()
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one.")
-@click.option("--backend", default="demo", show_default=True, metavar="NAME", help="Where images come from.")
+@click.option(
+    "--http", metavar="HOST:PORT", help="Speak REST and OpenAI's Images API there as well, for example on 127.0.0.1:8080."
+)
+@click.option(
+    "--backend",
+    default="demo",
+    show_default=True,
+    metavar="NAME",
+    help="Where images come from: demo draws them, images asks the Images API, cloud the gRPC service.",
+)
 @click.option(
     "--demo-duration",
     "duration",
@@ -38,9 +50,41 @@ def default_store() -> str:
     metavar="LAW",
     help="How many seconds the demo takes: fixed:S, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA.",
 )
+@click.option("--upstream", metavar="URL", help="Where the images or cloud backend orders. Yandex Cloud where none is given.")
+@click.option(
+    "--upstream-credentials",
+    type=click.Choice(["caller", "server"]),
+    default="caller",
+    show_default=True,
+    help="Who pays there: each caller, or the server with YC_API_KEY or YC_IAM_TOKEN.",
+)
+@click.option(
+    "--upstream-timeout",
+    type=span,
+    default="10m",
+    show_default=True,
+    metavar="SPAN",
+    help="How long the cloud backend waits for an order that was accepted.",
+)
+@click.option(
+    "--model-map",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="The model to ask there instead of another; may be repeated.  [at the end: yandex-art*=aliceai-image-art-3.0]",
+)
+@click.option(
+    "--on-unsupported",
+    type=click.Choice(["warn", "refuse"]),
+    default="warn",
+    show_default=True,
+    help="What becomes of seeds and weights, which the Images API does not take. Our clients always send a seed.",
+)
 @click.option("--tls-cert", metavar="FILE", help="PEM file with the server's certificate. Without one it speaks plaintext.")
 @click.option("--tls-key", metavar="FILE", help="PEM file with the key of that certificate.")
+@click.option("--client-ca", metavar="FILE", help="PEM file with the authority whose certificates clients must show (mTLS).")
+@click.option("--key-file", metavar="FILE", help="API keys that callers must show: NAME KEY [FOLDER], a line each.")
 @click.option("--allow-anonymous", is_flag=True, help="Listen beyond loopback, where everyone who reaches it may order.")
+@click.option("--allow-plaintext", is_flag=True, help="Take keys without TLS beyond loopback, as behind a proxy that speaks it.")
 @click.option(
     "--store",
     default=default_store,
@@ -59,6 +103,15 @@ def default_store() -> str:
 @click.option("--concurrency", type=int, default=1_000, show_default=True, metavar="N", help="Operations worked on at a time.")
 @click.option("--queue", type=int, default=10_000, show_default=True, metavar="N", help="Operations that may wait for that.")
 @click.option(
+    "--in-flight-per-caller", type=int, default=10_000, show_default=True, metavar="N", help="Unfinished operations of a caller."
+)
+@click.option("--requests-per-second", type=float, metavar="N", help="Requests of a caller.  [default: any number]")
+@click.option("--held-reads", type=int, default=20_000, show_default=True, metavar="N", help="Reads that wait at a time.")
+@click.option("--held-reads-per-caller", type=int, default=10_000, show_default=True, metavar="N", help="The same, of a caller.")
+@click.option(
+    "--max-request-bytes", type=int, default=2**20, show_default=True, metavar="N", help="The largest request that is taken."
+)
+@click.option(
     "--grace", type=span, default="25s", show_default=True, metavar="SPAN", help="What work in progress gets at the end."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log the life of each operation, not only what goes wrong.")
@@ -66,9 +119,9 @@ def serve(verbose: bool, **settings: Any) -> None:
     """Serve images to clients until SIGTERM or Ctrl-C.
 
     What was accepted is kept in the store, and taken up again by the next server on the same store. Spans are seconds, or a
-    number with a unit: 90s, 30m, 12h, 3d.
+    number with a unit: 90s, 30m, 12h, 3d. SIGHUP reads the key file again.
 
-    Prints one line to stdout once it can be reached, which ends with its address; logs go to stderr.
+    Prints one line to stdout once it can be reached, which ends with its address, and one more with --http; logs go to stderr.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("yandexart_grpc").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -77,4 +130,10 @@ def serve(verbose: bool, **settings: Any) -> None:
             from yandexart_grpc import server  # a room of its own, entered only here
         except ModuleNotFoundError as error:
             raise ConfigurationError(f"the server needs more packages: pip install 'yandexart-grpc[server]' ({error})") from error
-        asyncio.run(server.serve(server.ServerSettings(**settings), lambda address: echo(f"serving on {address}")))
+        asyncio.run(server.serve(server.ServerSettings(**settings), _tell))
+
+
+def _tell(server: "Embedded") -> None:
+    echo(f"serving on {server.endpoint}")
+    if server.http:
+        echo(f"serving on {server.http} (HTTP)")

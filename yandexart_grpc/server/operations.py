@@ -8,6 +8,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -15,10 +16,21 @@ from typing import Any, Literal, TypeVar
 from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 
-from yandexart_grpc.errors import InvalidRequest, NotFound, PermissionDenied, QuotaExceeded, Unavailable, YandexArtError, row
+from yandexart_grpc.errors import (
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    Unavailable,
+    YandexArtError,
+    row,
+    with_bill,
+)
 from yandexart_grpc.request import ImageRequest, problems_of_key
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
+from yandexart_grpc.server.callers import ANYBODY, Caller
+from yandexart_grpc.server.limits import Limits, Seats
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
 from yandexart_grpc.server.workers import TaskWorkers
 from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Operation, RetryInfo, Status
@@ -48,7 +60,15 @@ class Operations:
     """Accepts requests, has them worked on, and tells what became of them."""
 
     def __init__(
-        self, store: Store, workers: TaskWorkers, backend: Backend, *, keep: float, queue: int, unknown: Unknown = "fail"
+        self,
+        store: Store,
+        workers: TaskWorkers,
+        backend: Backend,
+        *,
+        keep: float,
+        queue: int,
+        unknown: Unknown = "fail",
+        limits: Limits = Limits(),  # noqa: B008  # it cannot change
     ) -> None:
         """A finished operation is kept for `keep` seconds; at most `queue` wait for their turn."""
         self._store = store
@@ -57,6 +77,10 @@ class Operations:
         self._keep = keep
         self._queue = queue
         self._unknown = unknown
+        self._limits = limits
+        self._seats = Seats(limits.held_reads, limits.held_reads_per_caller)
+        self._unfinished = defaultdict[str, set[str]](set)
+        """The operations in flight, by caller."""
         self._bells = Bells[Row]()
         self._sketches = Bells[bytes]()
         self._authorizations: dict[str, str] = {}
@@ -73,9 +97,15 @@ class Operations:
         """The store in which idempotency keys are remembered."""
         return self._store.id
 
+    @property
+    def stopping(self) -> bool:
+        """Whether nobody is held any more, because the server is about to end."""
+        return self._bells.silent
+
     async def start(self) -> None:
         """Go on with what an earlier process left, and begin to forget what expires."""
         for entry in await self._store.unfinished():
+            self._unfinished[entry.caller].add(entry.id)
             if entry.state is State.RUNNING and not self._may_run_again(entry):
                 self._spawn(self._finish(entry, _unknown(entry)))
             elif entry.attempts >= ATTEMPTS:
@@ -86,44 +116,57 @@ class Operations:
         self._spawn(self._tidy())
 
     async def accept(
-        self, message: ImageGenerationRequest, *, key: str | None = None, caller: str = "", authorization: str = ""
+        self, message: ImageGenerationRequest, *, key: str | None = None, caller: Caller = ANYBODY, authorization: str = ""
     ) -> Operation:
         """Take a request, and return its operation once that is kept; the same key by the same caller is the same operation.
 
-        `authorization` is what the caller sent under that name, for a backend that goes on in his name.
+        `authorization` is what the caller sent under that name, for a backend that goes on in his name; a key of this server
+        goes no further.
 
         Raises `InvalidRequest` and `PermissionDenied` in the words of the real service (contract/service.md, "Errors seen");
-        `InvalidRequest` as well when the key stands for another request, `QuotaExceeded` when too many wait or the store is
-        full, and `Unavailable` when the server is about to stop.
+        `InvalidRequest` as well when the key stands for another request, `QuotaExceeded` when too many wait, too many of the
+        caller are in flight or the store is full, and `Unavailable` when the server is about to stop.
         """
         request = ImageRequest.from_proto(message)
         if not request.has_folder:
             raise PermissionDenied(f"Access to model {request.model_uri} denied")
+        if caller.folder not in (None, request.folder):
+            raise PermissionDenied(
+                f"Specified folder ID '{request.folder}' does not match with service account folder ID '{caller.folder}'"
+            )
         found = list(request.problems())
         if key is not None:
             found += problems_of_key(key)
         if found:
             raise InvalidRequest("; ".join(found))
-        entry = Row(id=_new_id(), caller=caller, key=key, request=request, state=State.ACCEPTED, created=time.time())
+        entry = Row(id=_new_id(), caller=caller.name, key=key, request=request, state=State.ACCEPTED, created=time.time())
         # What has begun is brought to its end, whoever hangs up meanwhile.
-        return _to_proto(await asyncio.shield(self._spawn(self._accept(entry, authorization))))
+        return _to_proto(await asyncio.shield(self._spawn(self._accept(entry, "" if caller.name else authorization))))
 
-    async def look(self, operation_id: str, hold: float = 0.0) -> Operation:
-        """The operation as it is now; or once it is done, if that is within `hold` seconds. Raises `NotFound`."""
+    def may_hold(self, caller: Caller) -> bool:
+        """Whether there is a place for one more read of the caller to be held in."""
+        return self._seats.free(caller.name)
+
+    async def look(self, operation_id: str, hold: float = 0.0, *, caller: Caller = ANYBODY) -> Operation:
+        """The operation as it is now; or once it is done, if that is within `hold` seconds and the caller may be held.
+
+        Raises `NotFound`, also when the operation is that of another caller.
+        """
         with self._bells.listen(operation_id) as bell:
-            entry = await self._get(operation_id)
-            if hold > 0 and entry.state is not State.DONE:
-                entry = await bell.wait(hold) or await self._get(operation_id)
+            entry = await self._get(operation_id, caller)
+            if hold > 0 and entry.state is not State.DONE and self.may_hold(caller):
+                with self._seats.taken(caller.name):
+                    entry = await bell.wait(hold) or await self._get(operation_id, caller)
         return _to_proto(entry)
 
-    async def follow(self, operation_id: str) -> AsyncIterator[bytes | Operation]:
+    async def follow(self, operation_id: str, *, caller: Caller = ANYBODY) -> AsyncIterator[bytes | Operation]:
         """The sketches of the picture as they are made, the newest where some are missed, and then the finished operation.
 
-        The operation comes unfinished when the server stops before. Raises `NotFound`.
+        The operation comes unfinished when the server stops before. Raises `NotFound`, also when it is that of another caller.
         """
         while True:
             with self._sketches.listen(operation_id) as bell:
-                entry = await self._get(operation_id)
+                entry = await self._get(operation_id, caller)
                 if entry.state is State.DONE or self._sketches.silent:
                     break
                 sketch = await bell.wait(LONGEST_LOOK)
@@ -131,12 +174,14 @@ class Operations:
                 yield sketch
         yield _to_proto(entry)
 
-    async def cancel(self, operation_id: str) -> Operation:
-        """Stop the operation where that saves something, and return it as it is then. Raises `NotFound`.
+    async def cancel(self, operation_id: str, *, caller: Caller = ANYBODY) -> Operation:
+        """Stop the operation where that saves something, and return it as it is then.
+
+        Raises `NotFound`, also when it is that of another caller.
 
         It is too late when the operation is done, and when a backend that charges has been called: that picture is paid for.
         """
-        return _to_proto(await asyncio.shield(self._spawn(self._cancel(operation_id))))
+        return _to_proto(await asyncio.shield(self._spawn(self._cancel(operation_id, caller))))
 
     async def drain(self, grace: float) -> None:
         """Let the work that has begun go on for `grace` seconds, leave the rest to the next process, and hold nobody any more."""
@@ -161,9 +206,18 @@ class Operations:
         if self._workers.waiting + self._arriving >= self._queue and not await self._is_known(entry):
             raise QuotaExceeded(
                 f"{self._queue} operations wait for their turn already, and nothing was ordered; try again later",
-                retry_after=min(max(1.0, self._usual), LONGEST_PAUSE),
+                retry_after=self._usual_pause(),
+            )
+        mine = self._unfinished[entry.caller]
+        if len(mine) >= self._limits.in_flight_per_caller and not await self._is_known(entry):
+            raise QuotaExceeded(
+                f"{self._limits.in_flight_per_caller} operations of this caller are in flight already, and nothing was ordered;"
+                " try again later",
+                retry_after=self._usual_pause(),
             )
         self._arriving += 1
+        mine.add(entry.id)
+        kept = None
         try:
             kept = await self._store.accept(entry)
         except StoreFailure as error:
@@ -172,6 +226,8 @@ class Operations:
             ) from error
         finally:
             self._arriving -= 1
+            if kept is not entry:
+                mine.discard(entry.id)
         if kept is entry:
             log.info("operation %s accepted", entry.id)
             self._authorizations[entry.id] = authorization
@@ -183,15 +239,19 @@ class Operations:
             )
         return kept
 
+    def _usual_pause(self) -> float:
+        """Seconds after which a place is likely to be free again."""
+        return min(max(1.0, self._usual), LONGEST_PAUSE)
+
     async def _is_known(self, entry: Row) -> bool:
         return entry.key is not None and await self._read(self._store.find(entry.caller, entry.key)) is not None
 
-    async def _cancel(self, operation_id: str) -> Row:
-        entry = await self._get(operation_id)
+    async def _cancel(self, operation_id: str, caller: Caller) -> Row:
+        entry = await self._get(operation_id, caller)
         stoppable = entry.state is State.ACCEPTED or (entry.state is State.RUNNING and not entry.charged)
         cancelled = _done(entry, _status(StatusCode.CANCELLED, "The operation was cancelled"), self._keep)
         if not stoppable or not await self._read(self._store.advance(cancelled, before=entry.state)):
-            return await self._get(operation_id)
+            return await self._get(operation_id, caller)
         self._workers.stop(operation_id)
         self._tell(cancelled)
         return cancelled
@@ -212,10 +272,10 @@ class Operations:
         try:
             return await self._backend.generate(work.entry.request, work)
         except YandexArtError as error:
-            return to_status(error)
+            return with_bill(to_status(error), error.billed)
         except Exception:
             log.exception("operation %s: the backend failed", work.entry.id)
-            return _status(StatusCode.INTERNAL, "Internal error")
+            return with_bill(_status(StatusCode.INTERNAL, "Internal error"), "unknown" if self._backend.charges else "no")
 
     async def _finish(self, entry: Row, outcome: ImageGenerationResponse | Status) -> None:
         """End the operation. What cannot be written down is handed out all the same, and written as soon as it can be."""
@@ -235,6 +295,7 @@ class Operations:
     def _tell(self, done: Row) -> None:
         log.info("operation %s done", done.id)
         self._authorizations.pop(done.id, None)
+        self._unfinished[done.caller].discard(done.id)
         self._bells.ring(done.id, done)
         self._sketches.ring(done.id, None)
 
@@ -247,9 +308,9 @@ class Operations:
                 log.warning("operation %s cannot be saved: %s", entry.id, error)
                 await asyncio.sleep(STORE_PAUSE)
 
-    async def _get(self, operation_id: str) -> Row:
+    async def _get(self, operation_id: str, caller: Caller) -> Row:
         entry = self._unsaved.get(operation_id) or await self._read(self._store.get(operation_id))
-        if entry is None or (entry.expires is not None and entry.expires <= time.time()):
+        if entry is None or entry.caller != caller.name or (entry.expires is not None and entry.expires <= time.time()):
             raise NotFound(f"Operation {operation_id!r} not found")
         return entry
 
@@ -324,7 +385,8 @@ def to_status(error: YandexArtError) -> Status:
 
 
 def _status(code: StatusCode, message: str) -> Status:
-    return Status(code=code.value[0], message=message)
+    """A status, with whatever is no text in the words of a backend replaced."""
+    return Status(code=code.value[0], message=message.encode(errors="replace").decode())
 
 
 def _unknown(entry: Row) -> Status:

@@ -221,7 +221,7 @@ async def open_store(url: str) -> AsyncIterator[Store]:
 
 
 def _open(place: URL, thread: ThreadPoolExecutor) -> Store:
-    engine = sql.create_engine(place, poolclass=StaticPool)
+    engine = sql.create_engine(place, poolclass=StaticPool, hide_parameters=True)  # prompts are among them
     sql.event.listen(engine, "connect", _connected)
     sql.event.listen(engine, "begin", _begun)
     try:

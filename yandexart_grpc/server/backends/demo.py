@@ -23,6 +23,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from yandexart_grpc.errors import ContentRefused, row
 from yandexart_grpc.request import LARGEST, ImageRequest
 from yandexart_grpc.server.backends._drawing import paint
+from yandexart_grpc.server.backends.base import Upstream
 from yandexart_grpc.stubs import ImageGenerationResponse
 
 MODEL_VERSION = "demo"
@@ -31,6 +32,8 @@ REFUSED = "refuse this prompt"
 """A prompt that contains these words is refused."""
 REFUSAL = "it is not possible to generate an image from this request because it may violate the terms of use"
 """What the real service says of a prompt it refuses (contract/service.md, "Errors seen")."""
+GRAINS = (64, 32, 16)
+"""How coarse the three stages of a picture are, in pixels."""
 LONGEST = 86_400
 """The longest duration of a generation, in seconds: a day."""
 
@@ -45,8 +48,10 @@ class DemoBackend:
         self._random = Random()
         self._duration = parse_duration(duration)
 
-    async def generate(self, request: ImageRequest, upstream: object = None) -> ImageGenerationResponse:
+    async def generate(self, request: ImageRequest, upstream: Upstream | None = None) -> ImageGenerationResponse:
         """Draw the picture while the duration passes. A seed of 0 stands for a random one.
+
+        Whoever follows sees it become finer in three steps; they take their time, as everything does, from the duration.
 
         Raises:
             ContentRefused: the prompt contains `REFUSED`; at once, as the real service refuses.
@@ -55,14 +60,30 @@ class DemoBackend:
             raise ContentRefused(REFUSAL, code=row(ContentRefused).code, details=REFUSAL)
         seed = request.seed or self._random.randint(1, LARGEST)
         width, height = request.aspect_ratio
-        image, _ = await asyncio.gather(
-            asyncio.to_thread(draw, request.prompt, seed=seed, width_ratio=width, height_ratio=height),
-            asyncio.sleep(self._duration(self._random)),
-        )
+        seconds = self._duration(self._random)
+        drawing = asyncio.create_task(asyncio.to_thread(draw, request.prompt, seed=seed, width_ratio=width, height_ratio=height))
+        image, *_ = await asyncio.gather(drawing, asyncio.sleep(seconds), _show(upstream, drawing, seconds))
         return ImageGenerationResponse(image=image, model_version=MODEL_VERSION)
 
     async def close(self) -> None:
         """Nothing is held open."""
+
+
+async def _show(upstream: Upstream | None, drawing: asyncio.Task[bytes], seconds: float) -> None:
+    """Show the picture in its stages, spread over the duration, to whoever follows."""
+    for grain in GRAINS:
+        await asyncio.sleep(seconds / (len(GRAINS) + 1))
+        image = await drawing
+        if upstream and upstream.followed:
+            upstream.sketch(await asyncio.to_thread(coarse, image, grain))
+
+
+def coarse(data: bytes, grain: int) -> bytes:
+    """The picture as if each square of so many pixels were one, in its full size."""
+    with Image.open(io.BytesIO(data)) as image:
+        file = io.BytesIO()
+        image.reduce(grain).resize(image.size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=60)
+    return file.getvalue()
 
 
 def draw(prompt: str, *, seed: int, width_ratio: int, height_ratio: int) -> bytes:

@@ -3,30 +3,38 @@
 import re
 import secrets
 import time
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from yandexart_grpc import stubs
 from yandexart_grpc.errors import InvalidRequest, NotFound, YandexArtError
+from yandexart_grpc.server.callers import Callers
+from yandexart_grpc.server.doors.promises import HOLDS, preferred_wait, scope_of
 from yandexart_grpc.server.operations import Operations, to_status
 
 OPTIONS = (
     # A second server on the same port is an error; by default the kernel would share the callers out between both.
     ("grpc.so_reuseport", 0),
     # Callers keep a quiet connection alive by pings; by default three in five minutes would end it.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # A burst of callers waits for its turn; by default what exceeds a thousand is cancelled, with nothing said.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    # A caller who is gone without a word is noticed, although nothing is sent to him: he does not answer a ping.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A connection over which nothing is asked is closed politely; a client opens another when it needs one.
+    ("grpc.max_connection_idle_ms", 3_600_000),
 )
-HOLDS = (("preference-applied", "wait"),)
-"""Announces that a read with `prefer: wait=<seconds>` is held until the operation is done (RFC 7240)."""
-LONGEST_HOLD = 60.0
-"""Seconds for which a read is held at the most, whatever is preferred."""
+HANDSHAKE = 10.0
+"""Seconds that a new connection has for its handshake, of TLS and of HTTP/2; by default it would be two minutes."""
 TOKEN_LIFE = 12 * 3600
 """How long an IAM token lives, in seconds (contract/service.md, "Who may call")."""
 
@@ -49,43 +57,64 @@ SERVICES = tuple(
 Context = grpc.aio.ServicerContext[object, object]
 Answer = TypeVar("Answer")
 
+LONGEST_WORDS = 500
+"""Characters of a status. It travels as metadata, of which 8 KB are sure to arrive."""
+_BROKEN = object()
+"""A request that is no message of its method."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Generation(stubs.ImageGenerationAsyncServiceServicer):
     """Takes requests."""
 
-    def __init__(self, operations: Operations) -> None:
-        self._operations = operations
-        self._announced = (*HOLDS, *scope_of(operations))
+    def __init__(self, operations: Operations, callers: Callers) -> None:
+        self._operations, self._callers = operations, callers
+        self._announced = (HOLDS, scope_of(operations))
 
     async def Generate(self, request: stubs.ImageGenerationRequest, context: Context) -> stubs.Operation:
         await context.send_initial_metadata(self._announced)
-        sent = {name: str(value) for name, value in context.invocation_metadata() or ()}
-        accepted = self._operations.accept(request, key=sent.get("idempotency-key"), authorization=sent.get("authorization", ""))
-        return await _answered(context, accepted)
+        return await _answered(context, self._generate(request, _sent(context)))
+
+    async def _generate(self, request: stubs.ImageGenerationRequest, sent: dict[str, str]) -> stubs.Operation:
+        authorization = sent.get("authorization", "")
+        caller = self._callers.known(authorization)
+        return await self._operations.accept(request, key=sent.get("idempotency-key"), caller=caller, authorization=authorization)
 
 
 class OperationReads(stubs.OperationServiceServicer):
     """Tells what became of a request."""
 
-    def __init__(self, operations: Operations) -> None:
-        self._operations = operations
+    def __init__(self, operations: Operations, callers: Callers) -> None:
+        self._operations, self._callers = operations, callers
 
     async def Get(self, request: stubs.GetOperationRequest, context: Context) -> stubs.Operation:
-        hold = _preferred_wait(context)
-        if hold:
-            await context.send_initial_metadata(HOLDS)
-        return await _answered(context, self._operations.look(request.operation_id, hold))
+        return await _answered(context, self._get(request.operation_id, context))
 
     async def Cancel(self, request: stubs.CancelOperationRequest, context: Context) -> stubs.Operation:
-        return await _answered(context, self._operations.cancel(request.operation_id))
+        return await _answered(context, self._cancel(request.operation_id, context))
+
+    async def _get(self, operation_id: str, context: Context) -> stubs.Operation:
+        caller = self._callers.known(_sent(context).get("authorization", ""))
+        hold = preferred_wait(_preferences(context)) if self._operations.may_hold(caller) else 0.0
+        if hold:
+            await context.send_initial_metadata((HOLDS,))
+        return await self._operations.look(operation_id, hold, caller=caller)
+
+    async def _cancel(self, operation_id: str, context: Context) -> stubs.Operation:
+        caller = self._callers.known(_sent(context).get("authorization", ""))
+        return await self._operations.cancel(operation_id, caller=caller)
 
 
 class Tokens(stubs.IamTokenServiceServicer):
-    """Gives an IAM token to whoever asks in the right form: this server does not ask who its callers are."""
+    """Gives an IAM token to whoever asks in the right form, where the server does not ask who its callers are; else to nobody."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
 
     async def Create(self, request: stubs.CreateIamTokenRequest, context: Context) -> stubs.CreateIamTokenResponse:
+        if self._callers.are_named:
+            words = "this server gives no tokens; send an API key of its own, as 'Api-Key <key>' or as 'Bearer <key>'"
+            return await context.abort(grpc.StatusCode.UNIMPLEMENTED, words)
         return await _answered(context, self._create(request))
 
     async def CreateForServiceAccount(
@@ -131,7 +160,7 @@ class Doctor(health.aio.HealthServicer):
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
-        self._announced = scope_of(operations)
+        self._announced = (scope_of(operations),)
 
     async def Check(
         self,
@@ -142,19 +171,63 @@ class Doctor(health.aio.HealthServicer):
         return await super().Check(request, context)
 
 
-def scope_of(operations: Operations) -> tuple[tuple[str, str]]:
-    """Announces that a request with the `idempotency-key` of an earlier one is answered with the same operation.
+class Decoding(grpc.aio.ServerInterceptor):
+    """Says of a request that cannot be decoded that it is wrong. gRPC would say UNKNOWN, and write an error into the log."""
 
-    That holds as long as the same store is behind this door, so its id is told: after a lost answer, a client compares.
-    """
-    return (("idempotency-scope", operations.scope),)
+    def __init__(self) -> None:
+        self._handlers: dict[str, Any] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        name = handler_call_details.method
+        if name not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None  # and nothing is remembered of methods that others make up
+            self._handlers[name] = _decoding(handler)
+        return self._handlers[name]
 
 
-def open_door(server: grpc.aio.Server, operations: Operations, address: str) -> Doctor:
+def _decoding(handler: Any) -> Any:
+    """The handler, which aborts where a request is no message."""
+    decode, kind = handler.request_deserializer, "stream_stream" if handler.request_streaming else "unary_unary"
+    if handler.response_streaming and not handler.request_streaming:
+        kind = "unary_stream"
+    behave = getattr(handler, kind)
+
+    def decoded(data: bytes) -> object:
+        try:
+            return decode(data)
+        except DecodeError:
+            return _BROKEN
+
+    async def whole(request: object, context: Context) -> object:
+        if request is _BROKEN:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no message of this method")
+        return request
+
+    async def once(request: object, context: Context) -> object:
+        return await behave(await whole(request, context), context)
+
+    async def each(requests: AsyncIterator[object], context: Context) -> AsyncIterator[object]:
+        async for answer in behave((await whole(request, context) async for request in requests), context):
+            yield answer
+
+    return handler._replace(request_deserializer=decoded, **{kind: each if handler.request_streaming else once})
+
+
+def make_server(max_request_bytes: int) -> grpc.aio.Server:
+    """A server without a door, which takes messages of so many bytes and lets go of connections that nobody uses."""
+    limits = (("grpc.max_receive_message_length", max_request_bytes), ("grpc.server_handshake_timeout_ms", int(HANDSHAKE * 1000)))
+    return grpc.aio.server(options=(*OPTIONS, *limits), interceptors=(Decoding(),))
+
+
+def open_door(server: grpc.aio.Server, operations: Operations, callers: Callers, address: str) -> Doctor:
     """Add every service to a server that others reach at `address`, and return the one that tells its health."""
-    stubs.add_ImageGenerationAsyncServiceServicer_to_server(Generation(operations), server)
-    stubs.add_OperationServiceServicer_to_server(OperationReads(operations), server)
-    stubs.add_IamTokenServiceServicer_to_server(Tokens(), server)
+    stubs.add_ImageGenerationAsyncServiceServicer_to_server(Generation(operations, callers), server)
+    stubs.add_OperationServiceServicer_to_server(OperationReads(operations, callers), server)
+    stubs.add_IamTokenServiceServicer_to_server(Tokens(callers), server)
     stubs.add_ApiEndpointServiceServicer_to_server(Endpoints(address), server)
     doctor = Doctor(operations)
     health_pb2_grpc.add_HealthServicer_to_server(doctor, server)
@@ -171,12 +244,13 @@ async def announce(doctor: Doctor) -> None:
         await doctor.set(name, health_pb2.HealthCheckResponse.SERVING)
 
 
-def _preferred_wait(context: Context) -> float:
-    """The seconds for which the caller would like to be held; 0 where it does not say so."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "prefer" and (found := re.search(r"\bwait=(\d{1,6})\b", str(value))):
-            return min(float(found[1]), LONGEST_HOLD)
-    return 0.0
+def _sent(context: Context) -> dict[str, str]:
+    """The metadata of a request."""
+    return {name: str(value) for name, value in context.invocation_metadata() or ()}
+
+
+def _preferences(context: Context) -> list[str]:
+    return [str(value) for key, value in context.invocation_metadata() or () if key == "prefer"]
 
 
 async def _answered(context: Context, answer: Awaitable[Answer]) -> Answer:
@@ -186,4 +260,8 @@ async def _answered(context: Context, answer: Awaitable[Answer]) -> Answer:
     except YandexArtError as error:
         status = to_status(error)
         details = (("grpc-status-details-bin", status.SerializeToString()),) if status.details else ()
-        await context.abort(_CODES[status.code], status.message, details)
+        await context.abort(_CODES[status.code], _short(status.message), details)
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= LONGEST_WORDS else f"{words[: LONGEST_WORDS - 1]}…"

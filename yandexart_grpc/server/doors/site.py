@@ -1,0 +1,27 @@
+"""Everything that is served over HTTP, as one application."""
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from yandexart_grpc.server.callers import Callers
+from yandexart_grpc.server.doors.http import Door, app
+from yandexart_grpc.server.doors.openai import OpenAI, nested
+from yandexart_grpc.server.doors.openapi import description
+from yandexart_grpc.server.doors.rest import Rest, flat
+from yandexart_grpc.server.operations import Operations
+
+
+def site(operations: Operations, callers: Callers) -> Starlette:
+    """The OpenAI door below `/v1/`, and the REST door everywhere else."""
+    described = JSONResponse(description())
+
+    async def describe(_: Request) -> Response:
+        return described
+
+    return app(
+        [
+            Door("/v1/", nested, OpenAI(operations, callers).routes()),
+            Door("/", flat, [*Rest(operations, callers).routes(), (("GET",), "/openapi.json", describe)]),
+        ]
+    )

@@ -473,8 +473,14 @@ async def test_a_token_that_others_renew_is_read_for_each_call(
     await operation.result()
     assert carried(service) == ["Bearer t1.a", "Bearer t1.b"]
     monkeypatch.delenv("YC_TOKEN")
-    with pytest.raises(Unauthenticated, match="YC_TOKEN: empty"):
+    with pytest.raises(Unauthenticated, match="YC_TOKEN: empty") as caught:
         await art.submit("a cat")
+    assert (caught.value.operation_id, caught.value.billed) == (None, "no")
+    other = await art.operation(operation.id)
+    for ask in (other.result, other.done, other.cancel):
+        with pytest.raises(Unauthenticated, match="YC_TOKEN: empty") as caught:
+            await ask()
+        assert (caught.value.operation_id, caught.value.billed) == (operation.id, "yes")
 
 
 # What else each call carries

@@ -19,7 +19,7 @@ from grpc import RpcError, StatusCode
 from yandexart_grpc._step import Answer, Probe, Renewal, Step, Talk
 from yandexart_grpc.auth import Header, Source, Token
 from yandexart_grpc.errors import QuotaExceeded, Unauthenticated, Unavailable, YandexArtError, failure, from_rpc
-from yandexart_grpc.stubs import CancelOperationRequest, GetOperationRequest, ImageGenerationRequest
+from yandexart_grpc.stubs import ImageGenerationRequest
 
 log = logging.getLogger("yandexart_grpc")
 
@@ -76,7 +76,7 @@ class Tokens:
             while True:
                 step = resume()
                 try:
-                    answer = (yield from self._call(step)) if step.request else (yield step)
+                    answer = (yield from self._call(step)) if step.request is not None else (yield step)
                 except (RpcError, YandexArtError) as error:
                     resume = partial(steps.throw, error)
                 else:
@@ -89,7 +89,7 @@ class Tokens:
 
     def _call(self, step: Step) -> Talk[Answer | None]:
         began = self._now()
-        held = yield from self._current(step)
+        held = yield from self._current(step.timeout)
         try:
             return (yield self._with(step, held, began))
         except RpcError as error:
@@ -99,7 +99,7 @@ class Tokens:
         with self._lock:
             if self._held is held:  # and nobody has renewed it since
                 self._held, self._failed = None, -inf
-        return (yield self._with(step, (yield from self._current(step)), began))
+        return (yield self._with(step, (yield from self._current(step.timeout)), began))
 
     def _with(self, step: Step, held: Held, began: float) -> Step:
         """The step with a token, and the time that this has left for it."""
@@ -108,7 +108,7 @@ class Tokens:
             raise Unavailable("submitting: the time was up before a token came, and nothing was sent")
         return step._replace(authorization=held.authorization, timeout=max(left, LEAST))
 
-    def _current(self, step: Step) -> Talk[Held]:
+    def _current(self, patience: float) -> Talk[Held]:
         """A token that holds, renewed where it is due. Raises the failure where there is none."""
         while True:
             with self._lock:
@@ -117,19 +117,19 @@ class Tokens:
                     if now < held.due or self._renewing or now < self._failed + PAUSE:
                         return held
                 elif now < self._failed + SHORT_PAUSE:
-                    raise _about(step, self._failure) from self._failure
+                    raise copy(self._failure) from self._failure
                 else:
                     held = None
                 leads, self._renewing = not self._renewing, True
             if leads:
-                return (yield from self._renew(step, held))
+                return (yield from self._renew(held, patience))
             yield Step(NAP)
 
-    def _renew(self, step: Step, old: Held | None) -> Talk[Held]:
+    def _renew(self, old: Held | None, patience: float) -> Talk[Held]:
         """Fetch a token; the `old` one holds still."""
         asked = self._now()
         try:
-            timeout = min(step.timeout, PATIENCE if old is None else SHORT_PATIENCE)
+            timeout = min(patience, PATIENCE if old is None else SHORT_PATIENCE)
             answer = yield Step(request=Renewal(self._source), timeout=timeout)
             assert answer is not None  # drivers answer every call
             assert answer.token is not None  # and this one with a token
@@ -138,7 +138,7 @@ class Tokens:
         except (RpcError, YandexArtError) as error:
             self._failure, self._failed = self._explained(error), self._now()
             if old is None:
-                raise _about(step, self._failure) from error
+                raise copy(self._failure) from error  # of which each call takes its own, to say what it was about
             log.warning("a token that holds for %.0f s more could not be renewed: %s", old.end - self._failed, self._failure)
             return old
         finally:
@@ -152,11 +152,3 @@ class Tokens:
         if isinstance(known, Unavailable | QuotaExceeded):
             return known
         return Unauthenticated(str(known), code=known.code, details=known.details, request_id=known.request_id)
-
-
-def _about(step: Step, failed: YandexArtError) -> YandexArtError:
-    """The failure of a renewal as that of one of the calls that wanted it."""
-    error = copy(failed)
-    if isinstance(step.request, GetOperationRequest | CancelOperationRequest):
-        error.operation_id, error.billed = step.request.operation_id, "yes"
-    return error

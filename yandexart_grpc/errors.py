@@ -275,11 +275,25 @@ def retry_after(error: grpc.RpcError) -> float | None:
 
 @contextmanager
 def translated(doing: str, operation_id: str) -> Iterator[None]:
-    """Raise a failed call about an operation as what `from_rpc` gives for it."""
+    """Raise a failed call about an operation as what `from_rpc` gives for it, and one that was not made as `about` does."""
     try:
-        yield
+        with about(operation_id):
+            yield
     except grpc.RpcError as error:
         raise from_rpc(error, doing, operation_id=operation_id) from error
+
+
+@contextmanager
+def about(operation_id: str) -> Iterator[None]:
+    """Let errors of this client that end the work on an operation, as a token that cannot be had, not say that it was never
+    ordered.
+    """
+    try:
+        yield
+    except YandexArtError as error:
+        if error.operation_id is None:
+            error.operation_id, error.billed = operation_id, "yes"
+        raise
 
 
 @contextmanager

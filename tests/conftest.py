@@ -20,11 +20,14 @@ hypothesis.settings.load_profile("project")
 
 @pytest.fixture(autouse=True)
 def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of the machine reaches a test, and no test the data of its user."""
+    """No setting and no credential of the machine reaches a test, and no test the data of its user."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     for name in os.environ:
         if name.startswith(("YC_", "YANDEXART_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("YC_METADATA_ADDR", "127.0.0.1:1")
+    folders = os.environ["PATH"].split(os.pathsep)
+    monkeypatch.setenv("PATH", os.pathsep.join(folder for folder in folders if not Path(folder, "yc").exists()))
 
 
 @pytest.fixture(scope="session")

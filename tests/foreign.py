@@ -132,7 +132,8 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
 
     `generate` and `reads` are answered in their order, whichever operation is meant; after them every submit is accepted and
     every operation is done, with `image`, which may depend on the request. With a `scope`, a key that is known there is not
-    executed again. `submits` are all calls of `Generate`, `executions` those that bought something.
+    executed again. `submits` are all calls of `Generate`, `executions` those that bought something. Where it has
+    `keys`, a call with another `authorization` is refused, and collected.
     """
 
     def __init__(
@@ -144,6 +145,8 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         scope: str | None = None,
     ) -> None:
         self.scope = scope
+        self.keys: set[str | bytes] | None = None
+        self.refused: list[Call] = []
         self.submits: list[Call] = []
         self.executions: list[Call] = []
         self.reads: list[Call] = []
@@ -179,6 +182,10 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         self._servers.append(server)
         return f"{'https' if credentials else 'http'}://127.0.0.1:{port}"
 
+    def script(self, *reads: Answer) -> None:
+        """Answer the next reads so."""
+        self._reads = iter(reads)
+
     def bought(self, request: ImageGenerationRequest | None = None) -> str:
         """The id of a new operation; without a request, one that somebody else has submitted."""
         with self._lock:
@@ -192,7 +199,7 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
             server.stop(None).wait()
 
     def Generate(self, request: ImageGenerationRequest, context: grpc.ServicerContext) -> Operation:
-        call, scope = _call(request, context), self.scope
+        call, scope = self._admitted(request, context), self.scope
         self._announce(context)
         with self._lock:
             self.submits.append(call)
@@ -209,8 +216,9 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         return operation
 
     def Get(self, request: GetOperationRequest, context: grpc.ServicerContext) -> Operation:
+        call = self._admitted(request, context)
         with self._lock:
-            self.reads.append(_call(request, context))
+            self.reads.append(call)
             submitted = self._requests.get(request.operation_id)
             if submitted is None:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"Operation {request.operation_id} not found")
@@ -223,6 +231,13 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
     def Cancel(self, request: CancelOperationRequest, context: grpc.ServicerContext) -> Operation:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "nobody has seen the real service cancel an image")
 
+    def _admitted(self, request: Message, context: grpc.ServicerContext) -> Call:
+        call = Call(request, dict(context.invocation_metadata()))
+        if self.keys is not None and call.metadata.get("authorization") not in self.keys:
+            self.refused.append(call)
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "Token is invalid or has expired.")
+        return call
+
     def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         self._announce(context)
         return b""
@@ -230,10 +245,6 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
     def _announce(self, context: grpc.ServicerContext) -> None:
         if self.scope is not None:
             context.send_initial_metadata((("idempotency-scope", self.scope),))
-
-
-def _call(request: Message, context: grpc.ServicerContext) -> Call:
-    return Call(request, dict(context.invocation_metadata()))
 
 
 def jpeg(*, size: int = 0, seed: int = 1) -> bytes:

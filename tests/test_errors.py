@@ -7,8 +7,9 @@ import pytest
 from grpc import StatusCode
 
 import yandexart_grpc
+from tests.test_core import Failed, Unreached
 from yandexart_grpc import ContentRefused, OperationCancelled, OperationFailed, OutcomeUnknown, YandexArtError, errors
-from yandexart_grpc.stubs import ErrorInfo, Operation, Status
+from yandexart_grpc.stubs import ErrorInfo, Operation, RequestInfo, Status
 
 NAMES = [getattr(yandexart_grpc, name) for name in yandexart_grpc.__all__]
 PUBLIC = [
@@ -46,6 +47,17 @@ def test_an_error_survives_pickling(error: type[YandexArtError]) -> None:
     got = pickle.loads(pickle.dumps(sent))
     assert type(got) is error
     assert (str(got), vars(got)) == (str(sent), vars(sent))
+
+
+def test_the_id_that_a_server_gave_a_call_is_found() -> None:
+    """In the metadata at either end of the call, or in the details of the status (google.rpc.RequestInfo)."""
+    told = Status(code=14)
+    told.details.add().Pack(RequestInfo(request_id="r2"))
+    known, early = Failed(StatusCode.UNAVAILABLE), Failed(StatusCode.UNAVAILABLE)
+    detailed = Failed(StatusCode.UNAVAILABLE, grpc_status_details_bin=told.SerializeToString())
+    early.initial, early.trailing, detailed.trailing = [("x-server-trace-id", "r0")], [], detailed.trailing[1:]
+    failures = (early, known, detailed, Unreached())
+    assert [errors.from_rpc(error, "reading").request_id for error in failures] == ["r0", "r1", "r2", None]
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,19 @@ def test_the_command_without_its_extra_names_it(fresh: Path) -> None:
     assert "pip install 'yandexart-grpc[cli]'" in ran.stderr
 
 
+def test_a_service_account_key_without_its_extra_names_it(fresh: Path) -> None:
+    """The key of a service account says which extra it needs."""
+    code = """
+from yandexart_grpc import ConfigurationError
+from yandexart_grpc.auth import ServiceAccountKey
+try:
+    ServiceAccountKey({"id": "key", "service_account_id": "account", "private_key": "pem"})
+except ConfigurationError as error:
+    print(error)
+"""
+    assert "pip install 'yandexart-grpc[auth]'" in run(fresh, "-W", "error", "-c", code).stdout
+
+
 def test_an_embedded_server_without_its_extra_names_it(fresh: Path) -> None:
     """`demo://` says which extra it needs, as a ConfigurationError."""
     code = """

@@ -96,6 +96,7 @@ def test_there_are_examples_of_everything() -> None:
         "Many at once",
         "A file of prompts",
         "In asyncio",
+        "Credentials",
         "With the stubs alone",
         "In your tests",
     ]

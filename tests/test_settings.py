@@ -25,11 +25,13 @@ LIMITS: dict[str, Any] = {
     "reads_per_second": 45.0,
     "submits_per_minute": 500.0,
 }
+NO_MACHINE = {"YC_METADATA_ADDR": "127.0.0.1:1"}
+"""Where no metadata service answers; without a PATH there is no `yc` either."""
 
 
 def resolve(environ: dict[str, str] | None = None, **arguments: Any) -> Settings:
     limits = {name: arguments.pop(name, value) for name, value in LIMITS.items()}
-    return Settings.resolve(**DEFAULTS | arguments, limits=Limits(**limits), environ=environ or {})
+    return Settings.resolve(**DEFAULTS | arguments, limits=Limits(**limits), environ=NO_MACHINE | (environ or {}))
 
 
 @pytest.mark.parametrize(
@@ -119,12 +121,14 @@ def test_a_server_in_this_process_may_keep_its_operations() -> None:
     [
         ({}, {"store": "sqlite:///x"}, "store: 'sqlite:///x' is for a server in this process"),
         ({"YANDEXART_STORE": "x"}, {"endpoint": "http://h:1"}, "store: 'x' is for a server in this process"),
-        ({}, {"credentials": None}, "credentials: none given, and none of YC_API_KEY, YC_IAM_TOKEN is set"),
-        ({"YC_API_KEY": "k", "YC_IAM_TOKEN": "t1.x"}, {"credentials": None}, "YC_API_KEY and YC_IAM_TOKEN are both set"),
+        ({}, {"credentials": None}, "credentials: none given, and none found .YC_API_KEY: not set; "),
         ({}, {"credentials": "AQVN\nkey"}, "credentials: 8 characters that hold a line break"),
         ({}, {"credentials": ""}, "credentials: empty"),
         ({"YC_API_KEY": "a b"}, {"credentials": None}, "YC_API_KEY: 3 characters"),
-        ({}, {"credentials": "y0_oauth"}, "credentials: an OAuth token"),
+        ({"YC_TOKEN": "a b"}, {"credentials": None}, "YC_TOKEN: 3 characters"),
+        ({"YC_SERVICE_ACCOUNT_KEY_FILE": "/nowhere/key"}, {"credentials": None}, "YC_SERVICE_ACCOUNT_KEY_FILE: .*'/nowhere/key'"),
+        ({}, {"credentials": 5}, "credentials: int is neither a text nor a credential"),
+        ({}, {"iam_endpoint": "x"}, "iam_endpoint: 'x'"),
         ({}, {"folder_id": "a/b"}, "folder_id: 'a/b'"),
         ({}, {"timeout": 0}, "timeout: 0 is not a positive number of seconds"),
         ({}, {"timeout": float("inf")}, "timeout: inf"),

@@ -24,12 +24,19 @@ class Crowd(Generic[Key]):
     """Machines under way, each under a key."""
 
     def __init__(
-        self, begin: Callable[[Step], "Future[Operation]"], answer: Callable[["Future[Operation]"], Answer], naps: Naps
+        self,
+        begin: Callable[[Step], "Future[Operation] | Answer"],
+        answer: Callable[["Future[Operation]"], Answer],
+        naps: Naps,
+        signed: Callable[[Steps], Steps],
     ) -> None:
-        """`begin` starts the call of a step, `answer` tells what it brought or raises its failure."""
+        """`begin` starts the call of a step, or answers it at once; `answer` tells what a call brought or raises its failure.
+        `signed` is what the machines are made of that they run as.
+        """
         self._begin = begin
         self._answer = answer
         self._naps = naps
+        self._signed = signed
         self._sleeping: list[tuple[float, int, Key, Steps]] = []
         self._calling: dict[Future[Operation], tuple[Key, Steps]] = {}
         self._ended: deque[tuple[Key, Operation | YandexArtError]] = deque()
@@ -53,7 +60,8 @@ class Crowd(Generic[Key]):
 
     def add(self, key: Key, steps: Steps) -> None:
         """Start a machine."""
-        self._go_on(key, steps, lambda: next(steps))
+        steps = self._signed(steps)
+        self._go_on(key, steps, partial(next, steps))
 
     def end(self, key: Key, ended: Operation | YandexArtError) -> None:
         """Put in what needs no machine any more."""
@@ -93,8 +101,11 @@ class Crowd(Generic[Key]):
     def _start(self, key: Key, steps: Steps, step: Step) -> None:
         try:
             call = self._begin(step)
-        except YandexArtError as error:
+        except (RpcError, YandexArtError) as error:
             self._go_on(key, steps, partial(steps.throw, error))
+            return
+        if isinstance(call, Answer):
+            self._go_on(key, steps, partial(steps.send, call))
         else:
             self._calling[call] = (key, steps)
             call.add_done_callback(self._events.put)

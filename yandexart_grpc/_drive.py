@@ -6,12 +6,12 @@ change.
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from grpc import RpcError
 
-from yandexart_grpc._step import Answer, Step
+from yandexart_grpc._step import Answer, Step, Talk
 from yandexart_grpc.errors import YandexArtError
 
 Result = TypeVar("Result")
@@ -75,7 +75,7 @@ def _wake(sleeper: "asyncio.Future[None]") -> None:
         sleeper.set_result(None)
 
 
-def drive(steps: Generator[Step, Answer | None, Result], call: Callable[[Step], Answer], nap: Callable[[float], None]) -> Result:
+def drive(steps: Talk[Result], call: Callable[[Step], Answer], nap: Callable[[float], None]) -> Result:
     """Run one machine with blocking calls."""
     try:
         step = next(steps)
@@ -98,7 +98,7 @@ def drive(steps: Generator[Step, Answer | None, Result], call: Callable[[Step], 
 
 
 async def adrive(
-    steps: Generator[Step, Answer | None, Result],
+    steps: Talk[Result],
     call: Callable[[Step], Awaitable[Answer]],
     nap: Callable[[float], Awaitable[None]],
 ) -> Result:

@@ -1,10 +1,12 @@
 """What the core says to its drivers, and what it is told: the words between deciding and performing."""
 
 from collections.abc import Generator, Iterable
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
-from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation
+from yandexart_grpc.auth import Header, Source, Token
+from yandexart_grpc.stubs import CancelOperationRequest, GetOperationRequest, ImageGenerationRequest, Operation
 
+Result = TypeVar("Result")
 Metadata = Iterable[tuple[str, str | bytes]] | None
 
 
@@ -14,11 +16,17 @@ class Probe(NamedTuple):
     target: str
 
 
+class Renewal(NamedTuple):
+    """A question for a new token."""
+
+    source: Source
+
+
 class Step(NamedTuple):
     """Make a call; or, without a request, sleep for `after` seconds or until plans change."""
 
     after: float = 0.0
-    request: ImageGenerationRequest | GetOperationRequest | Probe | None = None
+    request: ImageGenerationRequest | GetOperationRequest | CancelOperationRequest | Probe | Renewal | None = None
     timeout: float = 0.0
     """Seconds for the answer."""
     hold: int | None = None
@@ -27,6 +35,8 @@ class Step(NamedTuple):
     """Whether to wait for a broken connection to be mended instead of failing at once."""
     key: str | None = None
     """The idempotency key of an order."""
+    authorization: Header | None = None
+    """What authorises the call, where that is a token that is renewed."""
 
 
 def is_read(step: Step) -> bool:
@@ -38,11 +48,13 @@ class Answer(NamedTuple):
     """What a call brought."""
 
     operation: Operation
-    """An empty one for a probe."""
+    """An empty one for a probe and for a token."""
     holds: bool = False
     """Whether the server announced that it holds reads."""
     scope: str | None = None
     """The store in which the server announced that it keeps idempotency keys."""
+    token: Token | None = None
+    """The new one that was asked for."""
 
     @classmethod
     def heard(cls, operation: Operation, metadata: Metadata) -> Self:
@@ -52,6 +64,8 @@ class Answer(NamedTuple):
         return cls(operation, announced.get("preference-applied") == "wait", str(scope) if scope else None)
 
 
-Steps = Generator[Step, Answer | None, Operation]
-"""A machine of the core: yields a `Step`, is sent its `Answer` (None after a mere sleep) or has its failure thrown in, and
-returns the operation."""
+Talk = Generator[Step, Answer | None, Result]
+"""A machine of the core, or a part of one: yields a `Step`, is sent its `Answer` (None after a mere sleep) or has its failure
+thrown in, and returns what it came to."""
+Steps = Talk[Operation]
+"""A machine that comes to an operation."""

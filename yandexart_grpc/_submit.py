@@ -7,13 +7,11 @@ idempotency keys, and still keeps them there when it is asked again, is sent the
 
 import logging
 import re
-from collections.abc import Generator
-from typing import TypeVar
 
 from grpc import RpcError, StatusCode
 
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Answer, Probe, Step, Steps
+from yandexart_grpc._step import Answer, Probe, Step, Steps, Talk
 from yandexart_grpc.errors import (
     OutcomeUnknown,
     ProtocolError,
@@ -29,9 +27,6 @@ from yandexart_grpc.errors import (
 from yandexart_grpc.stubs import ImageGenerationRequest, Operation
 
 log = logging.getLogger("yandexart_grpc")
-
-Result = TypeVar("Result")
-Talk = Generator[Step, Answer | None, Result]
 
 UNKNOWN = frozenset(
     {
@@ -162,13 +157,15 @@ class _Doubt:
     def error(self, why: str) -> OutcomeUnknown:
         """What to raise, and `why` the order is not sent again."""
         known = from_rpc(self.lost, "submitting")
-        return OutcomeUnknown(
+        unknown = OutcomeUnknown(
             f"{known}; the request may have been accepted and paid for, {why}; where the server honours it, "
             f"idempotency_key={self.key!r} asks again without buying twice",
             code=known.code,
             details=known.details,
             request_id=known.request_id,
         )
+        unknown.client_request_id = known.client_request_id
+        return unknown
 
     def _require_same(self, scope: str | None) -> None:
         if scope != self.scope:

@@ -14,7 +14,7 @@ from yandexart_grpc._pace import Pace
 from yandexart_grpc._plan import between
 from yandexart_grpc._step import Answer, Step, Steps
 from yandexart_grpc._submit import submit
-from yandexart_grpc.errors import OperationTimeout, failure, from_rpc, is_local_limit, retry_after
+from yandexart_grpc.errors import OperationTimeout, about, failure, from_rpc, is_local_limit, retry_after
 from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation
 
 log = logging.getLogger("yandexart_grpc")
@@ -70,7 +70,8 @@ def watch(operation_id: str, pace: Pace, deadline: float, *, model: str | None =
     """
     wait = _Wait(operation_id, pace, deadline, model, born)
     try:
-        operation = yield from wait.steps()
+        with about(operation_id):
+            operation = yield from wait.steps()
     finally:
         pace.end(wait.law, teaches=wait.teaches)
     log.info("operation %s done", operation_id)

@@ -11,17 +11,20 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, Unpack, overload
+from uuid import uuid4
 
 import grpc
 
-from yandexart_grpc import _history, channel, stubs
+from yandexart_grpc import _history, auth, channel, stubs
 from yandexart_grpc._drive import AsyncNaps, adrive
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Answer, Probe, Step, Steps, is_read
+from yandexart_grpc._step import Answer, Probe, Renewal, Result, Step, Talk, is_read
 from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._tasks import Tasks
+from yandexart_grpc._token import Tokens
 from yandexart_grpc._wait import order
-from yandexart_grpc.errors import ConfigurationError, YandexArtError, keyed
+from yandexart_grpc.auth import Credentials
+from yandexart_grpc.errors import ConfigurationError, YandexArtError, keyed, sent_as
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.operation import AsyncOperation, Order
 from yandexart_grpc.request import ImageOptions, ImageRequest, Prompt, known_id, known_key, require_positive
@@ -50,9 +53,10 @@ class AsyncYandexArt:
         self,
         *,
         folder_id: str | None = None,
-        credentials: str | None = None,
+        credentials: Credentials | None = None,
         endpoint: str | None = None,
         operation_endpoint: str | None = None,
+        iam_endpoint: str | None = None,
         root_certificates: str | os.PathLike[str] | None = None,
         timeout: float | None = TIMEOUT,
         rpc_timeout: float = RPC_TIMEOUT,
@@ -61,13 +65,17 @@ class AsyncYandexArt:
         reads_per_second: float = READS_PER_SECOND,
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
+        data_logging: bool | None = None,
         store: str | None = None,
     ) -> None:
+        credentials = auth.hidden(credentials)
         self._settings = Settings.resolve(
             folder_id=folder_id,
             credentials=credentials,
             endpoint=endpoint,
             operation_endpoint=operation_endpoint,
+            iam_endpoint=iam_endpoint,
+            data_logging=data_logging,
             root_certificates=root_certificates,
             history=history,
             store=store,
@@ -94,6 +102,8 @@ class AsyncYandexArt:
         self._naps = AsyncNaps()
         known = _history.load(self._settings.history)
         self._pace = Pace(self._settings.limits, time.monotonic, known, self._naps.end)
+        source = self._settings.source
+        self._tokens = Tokens(source, time.monotonic, self._naps.end) if source is not None else None
         self._link: _Link | None = None
         self._closed = False
 
@@ -200,10 +210,10 @@ class AsyncYandexArt:
             continue
 
     async def warm_up(self, *, timeout: Timeout = ...) -> None:
-        """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
+        """Connect, and fetch a token, before there is anything to send, as `YandexArt.warm_up` does."""
         deadline = self._deadline(timeout)
         for target in self._open().probes:
-            await adrive(connect(target, self._pace, deadline), self._call, self._naps.nap)
+            await self._drive(connect(target, self._pace, deadline))
 
     @property
     def idempotency_scope(self) -> str | None:
@@ -241,32 +251,29 @@ class AsyncYandexArt:
     def _deadline(self, timeout: Timeout) -> float:
         return self._pace.deadline(self._settings.span(timeout))
 
-    async def _drive(self, steps: Steps) -> stubs.Operation:
-        return await adrive(steps, self._call, self._naps.nap)
-
-    async def _cancel(self, operation_id: str) -> stubs.Operation:
-        request = stubs.CancelOperationRequest(operation_id=operation_id)
-        metadata = self._settings.metadata()
-        return await self._made(self._open().operations.Cancel(request, timeout=self._pace.rpc_timeout, metadata=metadata))
+    async def _drive(self, steps: Talk[Result]) -> Result:
+        signed = steps if self._tokens is None else self._tokens.signed(steps)
+        return await adrive(signed, self._call, self._naps.nap)
 
     async def _call(self, step: Step) -> Answer:
-        link = self._open()
-        if isinstance(step.request, Probe):
-            method = link.probes[step.request.target]
-        else:
-            method = link.operations.Get if is_read(step) else link.generation.Generate
-        metadata = self._settings.metadata(step.hold, step.key)
-        call = method(step.request, timeout=step.timeout, metadata=metadata, wait_for_ready=step.reconnect)
-        operation = await self._made(call)
+        link, request, settings = self._open(), step.request, self._settings
+        if isinstance(request, Renewal):
+            return Answer(stubs.Operation(), token=await auth.afetch(request.source, link.exchange, step.timeout))
+        method = link.probes[request.target] if isinstance(request, Probe) else link.methods[type(request)]
+        client_request_id = str(uuid4())
+        metadata = settings.metadata(step.hold, step.key, authorization=step.authorization, client_request_id=client_request_id)
+        call = method(request, timeout=step.timeout, metadata=metadata, wait_for_ready=step.reconnect)
+        operation = await self._made(call, client_request_id)
         if is_read(step) and step.hold is None:  # nothing is announced then
             return Answer(operation)
         return Answer.heard(operation, await call.initial_metadata())
 
-    async def _made(self, call: Awaitable[stubs.Operation]) -> stubs.Operation:
+    async def _made(self, call: Awaitable[stubs.Operation], client_request_id: str) -> stubs.Operation:
         """What a call brings. One that was cut by `close` in another task fails; its own task was not cancelled."""
         try:
             return await call
         except grpc.RpcError as error:
+            sent_as(error, client_request_id)
             self._pace.failed(error)
             raise
         except asyncio.CancelledError:
@@ -289,29 +296,33 @@ class AsyncYandexArt:
 
 
 class _Link(NamedTuple):
-    """What belongs to one event loop: the stubs, and the channels that end with `life`. `target` takes orders."""
+    """What belongs to one event loop: methods, and the channels that end with `life`. `target` takes orders."""
 
     loop: asyncio.AbstractEventLoop
     life: AsyncExitStack
     target: str
     probes: dict[str, Any]
-    generation: stubs.ImageGenerationAsyncServiceAsyncStub
-    operations: stubs.OperationServiceAsyncStub
+    methods: dict[type, Any]
+    exchange: Any
+    """What brings tokens, where they are exchanged for something."""
 
     @classmethod
     def open(cls, settings: Settings, loop: asyncio.AbstractEventLoop) -> Self:
-        life, embedded, probes = AsyncExitStack(), ExitStack(), dict[str, Any]()
+        life, embedded = AsyncExitStack(), ExitStack()
         settings = channel.start_embedded(settings, embedded)
         life.push_async_callback(asyncio.to_thread, embedded.close)
 
         def opened(endpoint: Endpoint) -> grpc.aio.Channel:
             made = channel.open_aio_channel(endpoint, settings)
             life.push_async_callback(made.close)
-            probes[endpoint.target] = channel.probe(made)
             return made
 
         generation = operations = opened(settings.endpoint)
         if settings.operation_endpoint != settings.endpoint:
             operations = opened(settings.operation_endpoint)
-        generate = stubs.ImageGenerationAsyncServiceStub(generation)
-        return cls(loop, life, settings.endpoint.target, probes, generate, stubs.OperationServiceStub(operations))
+        probes = {
+            settings.endpoint.target: channel.probe(generation),
+            settings.operation_endpoint.target: channel.probe(operations),
+        }
+        exchange = channel.exchange(opened(settings.iam_endpoint)) if isinstance(settings.source, auth.Exchanged) else None
+        return cls(loop, life, settings.endpoint.target, probes, channel.methods(generation, operations), exchange)

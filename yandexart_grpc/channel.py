@@ -7,10 +7,18 @@ from typing import Any
 
 import grpc
 
+from yandexart_grpc import auth
 from yandexart_grpc._version import __version__
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.settings import Endpoint, Settings
-from yandexart_grpc.stubs import Operation
+from yandexart_grpc.stubs import (
+    CancelOperationRequest,
+    GetOperationRequest,
+    ImageGenerationAsyncServiceStub,
+    ImageGenerationRequest,
+    Operation,
+    OperationServiceStub,
+)
 
 # Reads may be repeated by gRPC itself; an order never: whether that is safe, `_submit` decides.
 _SERVICE_CONFIG = json.dumps(
@@ -30,6 +38,7 @@ _SERVICE_CONFIG = json.dumps(
         "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
     }
 )
+_CREATE_TOKEN = "/yandex.cloud.iam.v1.IamTokenService/Create"
 KEPT_MEMORY = 8 * 2**20
 """Bytes; larger than an image."""
 _PROBE = "/grpc.health.v1.Health/Check"
@@ -79,6 +88,17 @@ def start_embedded(settings: Settings, life: ExitStack) -> Settings:
 def probe(channel: grpc.Channel | grpc.aio.Channel) -> Any:
     """A method that is called as those of the stubs are, changes nothing, and brings an empty operation."""
     return channel.unary_unary(_PROBE, lambda _: b"", lambda _: Operation())
+
+
+def methods(generation: grpc.Channel | grpc.aio.Channel, operations: grpc.Channel | grpc.aio.Channel) -> dict[type, Any]:
+    """The methods that a client calls, by what they are sent."""
+    generate, about = ImageGenerationAsyncServiceStub(generation), OperationServiceStub(operations)
+    return {ImageGenerationRequest: generate.Generate, GetOperationRequest: about.Get, CancelOperationRequest: about.Cancel}
+
+
+def exchange(channel: grpc.Channel | grpc.aio.Channel) -> Any:
+    """The method that takes a proof and brings a token. Neither is a message, because gRPC keeps those where tracebacks look."""
+    return channel.unary_unary(_CREATE_TOKEN, auth.Proof.serialize, auth.received)
 
 
 def _keep_memory() -> None:

@@ -9,17 +9,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
+from uuid import uuid4
 
 import grpc
 
-from yandexart_grpc import _history, channel, stubs
+from yandexart_grpc import _history, auth, channel, stubs
 from yandexart_grpc._crowd import Crowd
 from yandexart_grpc._drive import Naps, drive
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Answer, Probe, Step, Steps, is_read
+from yandexart_grpc._step import Answer, Probe, Renewal, Result, Step, Talk, is_read
 from yandexart_grpc._submit import connect, submit
+from yandexart_grpc._token import Tokens
 from yandexart_grpc._wait import order
-from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError, keyed
+from yandexart_grpc.auth import Credentials
+from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError, keyed, sent_as
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.operation import Operation, Order
 from yandexart_grpc.request import ImageOptions, ImageRequest, Prompt, known_id, known_key, require_positive
@@ -39,7 +42,9 @@ from yandexart_grpc.settings import (
 class YandexArt:
     """A client for image generation, safe to share between threads.
 
-    `folder_id` is the folder that pays. `credentials` is an API key or an IAM token, told apart by prefix. `endpoint` is
+    `folder_id` is the folder that pays. `credentials` is a text (an API key, an IAM token or an OAuth token, told apart by
+    prefix) or one of the kinds in `auth`, whose tokens are renewed where they come from; `iam_endpoint` is where keys and OAuth
+    tokens are exchanged. `endpoint` is
     `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext), or a server in this process: `demo://` draws for
     free, `images://` orders each picture of Yandex's Images API, `images://host[:port]` and `images+http://host:port`
     (plaintext) of another one like it. `store` is where such a server keeps its operations, `sqlite:///path`, so that another
@@ -50,10 +55,11 @@ class YandexArt:
 
     `patience` is for how many seconds a ready image may be expected to lie unseen; without it, as few as the number of waits
     allows. `reads_per_second` and `submits_per_minute` keep within the quotas of the folder. `history` is a file in which
-    durations are kept from one process to the next.
+    durations are kept from one process to the next. `data_logging=False` asks the service not to keep prompts.
 
-    What is not given comes from `YC_FOLDER_ID`, `YC_API_KEY` or `YC_IAM_TOKEN`, `YANDEXART_ENDPOINT` and `YANDEXART_STORE`;
-    without an endpoint, it is Yandex Cloud's asynchronous API.
+    What is not given comes from `YC_FOLDER_ID`, `YANDEXART_ENDPOINT`, `YANDEXART_STORE`, and the first credential that
+    `auth.find` finds; without an endpoint, it is Yandex Cloud's asynchronous API, and the metadata service of this machine may
+    be asked for 0.1 s.
 
     Raises `ConfigurationError`, which names every setting that is wrong.
     """
@@ -62,9 +68,10 @@ class YandexArt:
         self,
         *,
         folder_id: str | None = None,
-        credentials: str | None = None,
+        credentials: Credentials | None = None,
         endpoint: str | None = None,
         operation_endpoint: str | None = None,
+        iam_endpoint: str | None = None,
         root_certificates: str | os.PathLike[str] | None = None,
         timeout: float | None = TIMEOUT,
         rpc_timeout: float = RPC_TIMEOUT,
@@ -73,13 +80,17 @@ class YandexArt:
         reads_per_second: float = READS_PER_SECOND,
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
+        data_logging: bool | None = None,
         store: str | None = None,
     ) -> None:
+        credentials = auth.hidden(credentials)
         settings = Settings.resolve(
             folder_id=folder_id,
             credentials=credentials,
             endpoint=endpoint,
             operation_endpoint=operation_endpoint,
+            iam_endpoint=iam_endpoint,
+            data_logging=data_logging,
             root_certificates=root_certificates,
             history=history,
             store=store,
@@ -92,6 +103,10 @@ class YandexArt:
                 submits_per_minute=submits_per_minute,
             ),
         )
+        if auth.is_async(settings.source):
+            raise ConfigurationError(
+                f"credentials: {type(settings.source).__name__} is for AsyncYandexArt: its token() is awaited"
+            )
         self._life = ExitStack()
         self._probes: dict[str, Any] = {}
         self._settings = channel.start_embedded(settings, self._life)
@@ -101,8 +116,13 @@ class YandexArt:
         generation = operations = self._open(self._settings.endpoint)
         if self._settings.operation_endpoint != self._settings.endpoint:
             operations = self._open(self._settings.operation_endpoint)
-        self._generation = stubs.ImageGenerationAsyncServiceStub(generation)
-        self._operations = stubs.OperationServiceStub(operations)
+        self._methods = channel.methods(generation, operations)
+        source = self._settings.source
+        self._tokens = Tokens(source, time.monotonic, self._naps.end) if source is not None else None
+        self._exchange: Any = None
+        if isinstance(source, auth.Exchanged):
+            iam = channel.open_channel(self._settings.iam_endpoint, self._settings)
+            self._exchange = channel.exchange(self._life.enter_context(iam))
         self._process = os.getpid()
         self._closed = False
 
@@ -245,10 +265,13 @@ class YandexArt:
             continue
 
     def warm_up(self, *, timeout: Timeout = ...) -> None:
-        """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
+        """Connect, and fetch a token, before there is anything to send, so that the first order need not wait for it.
+
+        Raises `Unavailable`, and `Unauthenticated` where no token can be had.
+        """
         deadline = self._deadline(timeout)
         for target in self._probes:
-            drive(connect(target, self._pace, deadline), self._call, self._naps.nap)
+            self._drive(connect(target, self._pace, deadline))
 
     @property
     def idempotency_scope(self) -> str | None:
@@ -279,31 +302,39 @@ class YandexArt:
     def _deadline(self, timeout: Timeout) -> float:
         return self._pace.deadline(self._settings.span(timeout))
 
-    def _drive(self, steps: Steps) -> stubs.Operation:
-        return drive(steps, self._call, self._naps.nap)
+    def _drive(self, steps: Talk[Result]) -> Result:
+        return drive(self._signed(steps), self._call, self._naps.nap)
 
     def _crowd(self) -> "Crowd[Any]":
-        return Crowd(self._begin, self._answer, self._naps)
+        return Crowd(self._begin, self._answer, self._naps, self._signed)
 
-    def _cancel(self, operation_id: str) -> stubs.Operation:
-        self._require_usable()
-        request = stubs.CancelOperationRequest(operation_id=operation_id)
-        return self._operations.Cancel(request, timeout=self._pace.rpc_timeout, metadata=self._settings.metadata())
+    def _signed(self, steps: Talk[Result]) -> Talk[Result]:
+        return steps if self._tokens is None else self._tokens.signed(steps)
 
     def _call(self, step: Step) -> Answer:
-        method, arguments = self._prepare(step)
+        if isinstance(step.request, Renewal):
+            self._require_usable()
+            return Answer(stubs.Operation(), token=auth.fetch(step.request.source, self._exchange, step.timeout))
+        client_request_id = str(uuid4())
+        method, arguments = self._prepare(step, client_request_id)
         try:
             if is_read(step) and step.hold is None:  # nothing is announced then
                 return Answer(method(step.request, **arguments))
             operation, call = method.with_call(step.request, **arguments)
         except grpc.RpcError as error:
+            sent_as(error, client_request_id)
             self._pace.failed(error)
             raise
         return Answer.heard(operation, call.initial_metadata())
 
     def _begin(self, step: Step) -> Any:
-        method, arguments = self._prepare(step)
-        return method.future(step.request, **arguments)
+        if isinstance(step.request, Renewal):  # rare, and everybody else needs the token too
+            return self._call(step)
+        client_request_id = str(uuid4())
+        method, arguments = self._prepare(step, client_request_id)
+        call = method.future(step.request, **arguments)
+        sent_as(call, client_request_id)
+        return call
 
     def _answer(self, call: Any) -> Answer:
         try:
@@ -312,14 +343,12 @@ class YandexArt:
             self._pace.failed(error)
             raise
 
-    def _prepare(self, step: Step) -> tuple[Any, dict[str, Any]]:
+    def _prepare(self, step: Step, client_request_id: str) -> tuple[Any, dict[str, Any]]:
         """The method that a step calls, and the arguments beside its request."""
         self._require_usable()
-        if isinstance(step.request, Probe):
-            method = self._probes[step.request.target]
-        else:
-            method = self._operations.Get if is_read(step) else self._generation.Generate
-        metadata = self._settings.metadata(step.hold, step.key)
+        request, settings = step.request, self._settings
+        method = self._probes[request.target] if isinstance(request, Probe) else self._methods[type(request)]
+        metadata = settings.metadata(step.hold, step.key, authorization=step.authorization, client_request_id=client_request_id)
         return method, {"timeout": step.timeout, "metadata": metadata, "wait_for_ready": step.reconnect}
 
     def _require_usable(self) -> None:

@@ -22,16 +22,17 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import ClassVar, Literal, NamedTuple, Protocol, cast, get_args
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar, cast, get_args
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from yandexart_grpc.stubs import ErrorInfo, Operation, RetryInfo, Status
+from yandexart_grpc.stubs import ErrorInfo, Operation, RequestInfo, RetryInfo, Status
 
 log = logging.getLogger("yandexart_grpc")
 
+Detail = TypeVar("Detail", RetryInfo, RequestInfo)
 Billed = Literal["no", "yes", "unknown"]
 Resend = Literal["safe", "unsafe"]
 
@@ -39,10 +40,10 @@ Resend = Literal["safe", "unsafe"]
 class YandexArtError(Exception):
     """Anything this package raises on purpose.
 
-    `code` is the gRPC status, `details` the server's own words, `operation_id` and `request_id` what support asks for,
-    `retry_after` how many seconds the server asks to wait; each is None where it does not apply. `billed` says whether a
-    picture was paid for; `index` which prompt of `map` it answers; `idempotency_key` is what the order was sent with, or would
-    have been.
+    `code` is the gRPC status, `details` the server's own words; `operation_id`, the server's `request_id`, and the
+    `client_request_id` that the call was sent with are what support asks for; `retry_after` is how many seconds the server asks
+    to wait; each is None where it does not apply. `billed` says whether a picture was paid for; `index` which prompt of `map`
+    it answers; `idempotency_key` is what the order was sent with, or would have been.
     """
 
     BILLED: ClassVar[Billed] = "no"
@@ -65,6 +66,7 @@ class YandexArtError(Exception):
         self.request_id = request_id
         self.retry_after = retry_after
         self.billed: Billed = billed or self.BILLED
+        self.client_request_id: str | None = None
         self.index: int | None = None
         self.idempotency_key: str | None = None
 
@@ -180,6 +182,8 @@ def row(key: StatusCode | type[YandexArtError]) -> Row:
     return next(r for r in TABLE if key in (r.code, r.error))
 
 
+_SENT_AS = "client_request_id"
+
 ENDINGS = {StatusCode.CANCELLED: OperationCancelled, StatusCode.ABORTED: OutcomeUnknown}
 """What the `error` of an operation becomes where that is neither `ContentRefused` nor `OperationFailed`."""
 
@@ -241,7 +245,7 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
     if is_local_limit(error):
         kind = ConfigurationError
         text += "; raise max_message_bytes and ask for the same operation again"
-    return kind(
+    known = kind(
         text,
         code=code,
         details=details,
@@ -250,33 +254,46 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
         retry_after=retry_after(error),
         billed="no" if operation_id is None else "unknown" if kind is NotFound else "yes",
     )
+    known.client_request_id = getattr(error, _SENT_AS, None)
+    return known
+
+
+def sent_as(call: object, client_request_id: str) -> None:
+    """Let a failed call, or one that may fail, know the id that it was sent with."""
+    setattr(call, _SENT_AS, client_request_id)
 
 
 def retry_after(error: grpc.RpcError) -> float | None:
     """The seconds after which the server asks to be called again, where it says so."""
-    metadata = dict(failure(error).trailing_metadata() or ())
-    pushback = str(metadata.get("grpc-retry-pushback-ms", ""))
+    pushback = str(dict(failure(error).trailing_metadata() or ()).get("grpc-retry-pushback-ms", ""))
     if pushback.isdecimal():
         return int(pushback) / 1000
-    status = Status()
-    try:
-        status.ParseFromString(metadata.get("grpc-status-details-bin", b""))  # type: ignore[arg-type]  # -bin is bytes
-        for detail in status.details:
-            if detail.type_url.endswith("/google.rpc.RetryInfo"):
-                delay = RetryInfo.FromString(detail.value).retry_delay
-                return float(delay.seconds + delay.nanos / 1e9)
-    except DecodeError:
-        log.debug("the details of a status cannot be read")
+    if detail := _detail(failure(error), RetryInfo()):
+        return float(detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9)
     return None
 
 
 @contextmanager
 def translated(doing: str, operation_id: str) -> Iterator[None]:
-    """Raise a failed call about an operation as what `from_rpc` gives for it."""
+    """Raise a failed call about an operation as what `from_rpc` gives for it, and one that was not made as `about` does."""
     try:
-        yield
+        with about(operation_id):
+            yield
     except grpc.RpcError as error:
         raise from_rpc(error, doing, operation_id=operation_id) from error
+
+
+@contextmanager
+def about(operation_id: str) -> Iterator[None]:
+    """Let errors of this client that end the work on an operation, as a token that cannot be had, not say that it was never
+    ordered.
+    """
+    try:
+        yield
+    except YandexArtError as error:
+        if error.operation_id is None:
+            error.operation_id, error.billed = operation_id, "yes"
+        raise
 
 
 @contextmanager
@@ -353,6 +370,23 @@ def code_of(number: int) -> StatusCode:
 
 
 def _request_id(status: Failure) -> str | None:
-    metadata = dict(status.trailing_metadata() or ())
+    metadata = dict([*(status.initial_metadata() or ()), *(status.trailing_metadata() or ())])
     found = metadata.get("x-request-id") or metadata.get("x-server-trace-id")
+    if found is None and (detail := _detail(status, RequestInfo())):
+        found = detail.request_id
     return str(found) if found else None
+
+
+def _detail(status: Failure, detail: Detail) -> Detail | None:
+    """The detail of that type which a status may hold."""
+    rich = Status()
+    try:
+        metadata = dict(status.trailing_metadata() or ())
+        rich.ParseFromString(metadata.get("grpc-status-details-bin", b""))  # type: ignore[arg-type]  # -bin is bytes
+        for packed in rich.details:
+            if packed.type_url.endswith(f"/{detail.DESCRIPTOR.full_name}"):
+                detail.ParseFromString(packed.value)
+                return detail
+    except DecodeError:
+        log.debug("the details of a status cannot be read")
+    return None

@@ -71,8 +71,9 @@ class Operation:
         Raises `NotFound` when the service does not know the operation, and `Unavailable` when it cannot be asked.
         """
         if self._order.ended is None:
+            asking = _ask(stubs.GetOperationRequest(operation_id=self.id), self._client._pace)
             with translated("reading", self.id):
-                self._order.saw(self._client._call(_look(self.id, self._client._pace)).operation)
+                self._order.saw(self._client._drive(asking))
         return self._order.ended is not None
 
     def result(self, timeout: Timeout = ...) -> Image:
@@ -90,8 +91,9 @@ class Operation:
 
         Raises `NotFound` when the service does not know the operation, and `Unavailable` when it cannot be asked.
         """
+        asking = _ask(stubs.CancelOperationRequest(operation_id=self.id), self._client._pace)
         with translated("cancelling", self.id):
-            return is_cancelled(self._order.saw(self._client._cancel(self.id)))
+            return is_cancelled(self._order.saw(self._client._drive(asking)))
 
     def __repr__(self) -> str:
         return f"Operation({self.id!r})"
@@ -112,19 +114,22 @@ class AsyncOperation:
     async def done(self) -> bool:
         """Whether the operation has ended, as `Operation.done` tells."""
         if self._order.ended is None:
+            asking = _ask(stubs.GetOperationRequest(operation_id=self.id), self._client._pace)
             with translated("reading", self.id):
-                self._order.saw((await self._client._call(_look(self.id, self._client._pace))).operation)
+                self._order.saw(await self._client._drive(asking))
         return self._order.ended is not None
 
     async def result(self, timeout: Timeout = ...) -> Image:
         """Wait for the image, as `Operation.result` does. When the task is cancelled, the operation goes on."""
         watching = self._order.watch(self._client._pace, self._client._deadline(timeout))
-        return self._order.hand_over(self._order.ended or await self._client._drive(watching))
+        ended = self._order.ended
+        return self._order.hand_over(await self._client._drive(watching) if ended is None else ended)
 
     async def cancel(self) -> bool:
         """Ask the service not to make the image, as `Operation.cancel` does."""
+        asking = _ask(stubs.CancelOperationRequest(operation_id=self.id), self._client._pace)
         with translated("cancelling", self.id):
-            return is_cancelled(self._order.saw(await self._client._cancel(self.id)))
+            return is_cancelled(self._order.saw(await self._client._drive(asking)))
 
     def __await__(self) -> Generator[Any, None, Image]:
         return self.result().__await__()
@@ -145,6 +150,8 @@ class AsyncOperation:
         return self
 
 
-def _look(operation_id: str, pace: Pace) -> Step:
+def _ask(request: stubs.GetOperationRequest | stubs.CancelOperationRequest, pace: Pace) -> Steps:
     """One question, outside of any plan."""
-    return Step(request=stubs.GetOperationRequest(operation_id=operation_id), timeout=pace.rpc_timeout)
+    answer = yield Step(request=request, timeout=pace.rpc_timeout)
+    assert answer is not None  # drivers answer every call
+    return answer.operation

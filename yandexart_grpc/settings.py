@@ -13,6 +13,8 @@ from yandexart_grpc.errors import ConfigurationError, InvalidRequest
 
 GENERATION = "https://llm.api.cloud.yandex.net:443"
 OPERATIONS = "https://operation.api.cloud.yandex.net:443"
+IAM = "https://iam.api.cloud.yandex.net:443"
+"""Where proofs are exchanged for tokens, also by a client of another server: they are meant for nobody else."""
 TIMEOUT = 300.0
 """How long to wait for an image, in seconds, where nothing else is said. Most take under a minute."""
 RPC_TIMEOUT = 30.0
@@ -101,6 +103,13 @@ class Settings:
 
     folder_id: str | None
     credential: auth.Credential | None
+    """What each call carries, where that is known at once."""
+    source: auth.Source | None = None
+    """Where tokens come from otherwise."""
+    data_logging: bool | None = None
+    """False asks the service not to keep the prompt; else nothing is said."""
+    iam_endpoint: Endpoint = Endpoint("iam.api.cloud.yandex.net:443")
+    """Where keys and OAuth tokens are exchanged."""
     endpoint: Endpoint
     operation_endpoint: Endpoint
     root_certificates: bytes | None = field(repr=False)
@@ -116,14 +125,16 @@ class Settings:
         cls,
         *,
         folder_id: str | None,
-        credentials: str | None,
+        credentials: auth.Credentials | None,
         endpoint: str | None,
         operation_endpoint: str | None,
         root_certificates: str | os.PathLike[str] | None,
         history: str | os.PathLike[str] | None,
         store: str | None,
         limits: Limits,
-        environ: Mapping[str, str] = os.environ,
+        iam_endpoint: str | None = None,
+        data_logging: bool | None = None,
+        environ: Mapping[str, str] = auth.ENVIRONMENT,
     ) -> "Settings":
         """Settings from arguments and environment.
 
@@ -133,8 +144,10 @@ class Settings:
         endpoint = endpoint or environ.get("YANDEXART_ENDPOINT") or None
         generation = _parse("endpoint", endpoint or GENERATION, found)
         operations = _parse("operation_endpoint", operation_endpoint or endpoint or OPERATIONS, found)
+        iam = _parse("iam_endpoint", iam_endpoint or IAM, found)
         embedded = generation.embedded or operations.embedded
-        credential = _credential(credentials, environ, found, needed=endpoint is None or embedded == "images")
+        searched = {} if generation.embedded == "demo" else environ
+        credential = _credential(credentials, searched, found, needed=endpoint is None or embedded == "images")
         folder = folder_id or environ.get("YC_FOLDER_ID") or ("demo" if generation.embedded == "demo" else None)
         if folder and not re.fullmatch(r"[\w.-]{1,50}", folder, re.ASCII):
             found.append(f"folder_id: {folder!r} is not up to 50 letters, digits, '.', '_' and '-'")
@@ -146,7 +159,10 @@ class Settings:
             raise ConfigurationError("; ".join(found))
         return cls(
             folder_id=folder,
-            credential=credential,
+            credential=credential if isinstance(credential, auth.Credential) else None,
+            source=None if isinstance(credential, auth.Credential) else credential,
+            data_logging=data_logging,
+            iam_endpoint=iam,
             endpoint=generation,
             operation_endpoint=operations,
             root_certificates=pem,
@@ -166,11 +182,27 @@ class Settings:
             raise InvalidRequest(found[0])
         return timeout
 
-    def metadata(self, hold: int | None = None, key: str | None = None) -> tuple[tuple[str, str], ...]:
+    def metadata(
+        self,
+        hold: int | None = None,
+        key: str | None = None,
+        *,
+        authorization: str | None = None,
+        client_request_id: str | None = None,
+    ) -> tuple[tuple[str, str], ...]:
         """What a call carries; `hold` asks the server to hold its answer for so many seconds (RFC 7240), and `key` makes an
-        order one with those that carry the same.
+        order one with those that carry the same. `authorization` is a token that holds now, and `client_request_id` what the
+        call can be asked for by.
         """
-        known = (("authorization", self.credential.authorization),) if self.credential else ()
+        known: tuple[tuple[str, str], ...] = ()
+        if authorization is not None:
+            known = (("authorization", authorization),)
+        elif self.credential is not None:
+            known = (("authorization", self.credential.authorization),)
+        if client_request_id is not None:
+            known = (*known, ("x-client-request-id", client_request_id))
+        if self.data_logging is False:
+            known = (*known, ("x-data-logging-enabled", "false"))
         if key is not None:
             return (*known, ("idempotency-key", key))
         return known if hold is None else (*known, ("prefer", f"wait={hold}"))
@@ -197,15 +229,14 @@ def _parse(name: str, text: str, found: list[str]) -> Endpoint:
         return Endpoint("")
 
 
-def _credential(given: str | None, environ: Mapping[str, str], found: list[str], *, needed: bool) -> auth.Credential | None:
+def _credential(
+    given: auth.Credentials | None, environ: Mapping[str, str], found: list[str], *, needed: bool
+) -> auth.Credential | auth.Source | None:
     try:
-        credential = auth.find(given, environ)
-    except ValueError as error:
+        return auth.find(given, environ, machine=needed)
+    except ConfigurationError as error:
         found.append(str(error))
         return None
-    if credential is None and needed:
-        found.append(f"credentials: none given, and none of {', '.join(auth.VARIABLES)} is set")
-    return credential
 
 
 def _read_pem(path: str | os.PathLike[str] | None, found: list[str]) -> bytes | None:

@@ -44,8 +44,9 @@ Everything here lives in a descriptor pool of its own, `POOL`, so it can be impo
   inside it raises KeyError. Compare what `SerializeToString` gives.
 """
 
-# No part of the contract, so it stays in the default pool and out of `__all__`: what `errors` reads in the details of a status.
+# No part of the contract, so they stay in the default pool and out of `__all__`: what `errors` reads in the details of a status.
 from google.rpc.error_details_pb2 import ErrorInfo as ErrorInfo
+from google.rpc.error_details_pb2 import RequestInfo as RequestInfo
 from google.rpc.error_details_pb2 import RetryInfo as RetryInfo
 from yandexart_pb._pool import POOL
 from yandexart_pb.google.protobuf.any_pb2 import Any

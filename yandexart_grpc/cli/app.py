@@ -35,8 +35,9 @@ def _meaning(error: type[YandexArtError]) -> str:
 def yandexart() -> None:
     """Images from words, over Yandex Cloud's gRPC contract.
 
-    The credential comes from the environment only, as YC_API_KEY or YC_IAM_TOKEN: other users of the machine can read a command
-    line. No account is needed for `yandexart generate --demo`, nor to call a server of your own started by `yandexart serve`.
+    The credential comes from the environment only (YC_API_KEY, YC_SERVICE_ACCOUNT_KEY_FILE, ...), because other users of the
+    machine can read a command line. No account is needed for `yandexart generate --demo`, nor to call a server of your own
+    started by `yandexart serve`.
     """
 
 

@@ -47,7 +47,7 @@ def generate(
 ) -> None:
     """Make an image of PROMPT and save it. When PROMPT is - it is read from stdin.
 
-    The credential comes from the environment only: YC_API_KEY or YC_IAM_TOKEN.
+    The credential comes from the environment only: YC_API_KEY, YC_SERVICE_ACCOUNT_KEY_FILE, and what else the README lists.
     """
     if demo:
         point_to_demo(connection)

@@ -321,8 +321,8 @@ def _authorization(settings: ServerSettings) -> str | None:
     if settings.upstream_credentials == "caller":
         return None
     credential = auth.find(None, os.environ)
-    if credential is None:
-        raise ValueError(f"upstream_credentials: 'server' needs one of {', '.join(auth.VARIABLES)} in the environment")
+    if not isinstance(credential, auth.Credential):
+        raise ValueError("upstream_credentials: 'server' needs one of YC_API_KEY, YC_IAM_TOKEN in the environment")
     return credential.authorization
 
 

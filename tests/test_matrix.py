@@ -78,7 +78,8 @@ def module(name: str, case: Case, folder: Path) -> Iterator[tuple[str, Callable[
     """The address of an upstream that is a module of the tests, and how many pictures it has sold."""
     ledger, image = folder / "ledger", folder / "image"
     ledger.touch()
-    image.write_bytes(LARGE)
+    if case == "large":
+        image.write_bytes(LARGE)
     behaviours: dict[str, tuple[str | Path, ...]] = {
         "slow": ("--delay", str(SLOW)),
         "large": ("--image", image),

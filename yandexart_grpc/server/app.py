@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,10 +24,10 @@ from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.cloud import CloudBackend
 from yandexart_grpc.server.backends.demo import DemoBackend
-from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_door
+from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_clinic, open_door
 from yandexart_grpc.server.operations import Operations, Unknown
-from yandexart_grpc.server.store import MEMORY, open_store
-from yandexart_grpc.server.workers import TaskWorkers
+from yandexart_grpc.server.store import MEMORY, is_shared, open_store, place_of
+from yandexart_grpc.server.workers import TaskWorkers, Workers
 
 log = logging.getLogger("yandexart_grpc.server")
 
@@ -47,6 +47,8 @@ Whose = Literal["caller", "server"]
 """Whose credential pays for a picture that is ordered elsewhere."""
 Unsupported = Literal["warn", "refuse"]
 """What becomes of a request for what the backend cannot do."""
+Role = Literal["both", "serve", "work"]
+"""What a server does: it takes orders, works on them, or both."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -81,8 +83,11 @@ class ServerSettings:
     """A PEM file with the key of that certificate."""
     allow_anonymous: bool = False
     """Let the server bind to an address that is not loopback, where everyone who reaches it may use it."""
-    store: str = MEMORY
-    """Where operations are kept: `sqlite:///path`, or `sqlite://` for as long as the process lives."""
+    store: str = field(default=MEMORY, repr=False)
+    """Where operations are kept: `sqlite:///path`, `sqlite://` for as long as the process lives, or, for any number of servers,
+    `postgresql://user@host/database`."""
+    role: Role = "both"
+    """Whether a server on PostgreSQL takes orders and answers for them ("serve"), works on them ("work"), or both."""
     keep: float = KEEP
     """Seconds for which a finished operation is kept."""
     unknown: Unknown = "fail"
@@ -107,9 +112,16 @@ class ServerSettings:
         for name, kind in CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 yield f"{name}: {getattr(self, name)!r} is neither {' nor '.join(map(repr, get_args(kind)))}"
+        if self.role != "both" and not is_shared(self.store):
+            yield f"role: {self.role!r} needs a store that servers share, postgresql://"
+        if is_shared(self.store) and self.backend in ("images", "cloud") and self.upstream_credentials == "caller":
+            yield (
+                "upstream_credentials: 'caller' needs a store of one server, because what a caller sent is kept nowhere, and any"
+                " server on PostgreSQL may work on his order; take 'server' (--upstream-credentials server)"
+            )
 
 
-CHOICES: Mapping[str, Any] = {"unknown": Unknown, "upstream_credentials": Whose, "on_unsupported": Unsupported}
+CHOICES: Mapping[str, Any] = {"role": Role, "unknown": Unknown, "upstream_credentials": Whose, "on_unsupported": Unsupported}
 """The settings that are one of a few words."""
 
 
@@ -190,14 +202,13 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
     """A server in the running event loop, which yields its address. Raises `ConfigurationError`."""
     if found := list(settings.problems()):
         raise ConfigurationError("; ".join(found))
-    async with open_store(settings.store) as store:
-        workers = TaskWorkers(settings.concurrency)
+    async with open_store(settings.store) as store, _workers(settings) as workers:
         operations = Operations(
             store, workers, _backend(settings), keep=settings.keep, queue=settings.queue, unknown=settings.unknown
         )
         server = grpc.aio.server(options=OPTIONS)
         address = _bind(server, settings)
-        doctor = open_door(server, operations, address)
+        doctor = open_clinic(server, operations) if settings.role == "work" else open_door(server, operations, address)
         await operations.start()
         await announce(doctor)
         await server.start()
@@ -210,6 +221,19 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
             await asyncio.gather(server.stop(settings.grace + GOODBYE), operations.drain(settings.grace))
             await operations.close()
             log.info("stopped")
+
+
+@asynccontextmanager
+async def _workers(settings: ServerSettings) -> AsyncIterator[Workers]:
+    if is_shared(settings.store):
+        from yandexart_grpc.server import jobs, postgres  # an extra
+
+        parameters = postgres.parameters(place_of(settings.store))
+        works = settings.role != "serve"
+        async with jobs.open_workers(parameters, concurrency=settings.concurrency, works=works) as workers:
+            yield workers
+    else:
+        yield TaskWorkers(settings.concurrency)
 
 
 def _demo(settings: ServerSettings) -> Backend:

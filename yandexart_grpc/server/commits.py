@@ -87,11 +87,12 @@ async def committing(engine: Engine, threads: ThreadPoolExecutor, lanes: int) ->
 
 
 def _failure(error: Exception) -> Exception:
-    """What is told of an error: PostgreSQL names what went wrong in the words of SQL, and has no word for a lost connection."""
-    if not isinstance(error, DBAPIError):
+    """What is told of an error. PostgreSQL names by a code what went wrong, and a lost connection has none."""
+    reason = error.orig if isinstance(error, DBAPIError) else error.__cause__  # procrastinate puts its own around it
+    if not isinstance(error, DBAPIError) and not hasattr(reason, "sqlstate"):
         return error
-    state = getattr(error.orig, "sqlstate", "")
-    return StoreFailure(str(error.orig), lost=state is None or state[:2] in ("08", "57"))
+    state = getattr(reason, "sqlstate", "")
+    return StoreFailure(str(reason), lost=state is None or state[:2] in ("08", "57"))
 
 
 def _settle(settle: Callable[[Any], None], done: asyncio.Future[Any], answer: object) -> None:

@@ -219,7 +219,7 @@ def place_of(url: str) -> URL:
     """Where a store is. Raises `ConfigurationError`."""
     try:
         place = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the second is for a port that is no number
         place = URL.create("")
     is_file = place.drivername == "sqlite" and not place.host and not place.query
     is_database = is_shared(url) and place.database and "@" not in place.database  # which is a piece of a password

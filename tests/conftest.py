@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.postgres import Postgres, running
 from yandexart_grpc import AsyncOperation, AsyncYandexArt, Operation, YandexArt
 from yandexart_grpc.server import Embedded, embedded
 
@@ -35,6 +36,13 @@ def server() -> Iterator[Embedded]:
     """A server that draws as fast as it can."""
     with embedded(duration="fixed:0") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that lives as long as the tests."""
+    with running() as server:
+        yield server
 
 
 class Face:

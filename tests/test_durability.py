@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doors import PICTURE, Caller, response_of
+from tests.postgres import Postgres
 from tests.processes import Started, program
 from yandexart_grpc import ConfigurationError, stubs
 from yandexart_grpc.errors import retry_after
@@ -68,6 +69,15 @@ def file(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/new/store.db"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> str:
+    """The URL of a store of either kind that is not there yet."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("file"))
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.database()
+
+
 def picture(operation: stubs.Operation) -> bytes:
     """The image of a finished operation."""
     return response_of(operation).image
@@ -88,112 +98,112 @@ async def refusal(call: Any) -> tuple[StatusCode, str]:
 class TestRestart:
     """Another process goes on where the last one stopped."""
 
-    async def test_a_finished_picture_is_still_there(self, file: str) -> None:
+    async def test_a_finished_picture_is_still_there(self, store: str) -> None:
         """With its image and its times."""
         backend = Scripted()
         backend.let.set()
-        async with server(backend, store=file) as caller:
+        async with server(backend, store=store) as caller:
             before = await caller.get(await caller.submit(), hold=10)
-        async with server(backend, store=file) as caller:
+        async with server(backend, store=store) as caller:
             after = await caller.get(before.id)
         assert after == before
         assert picture(after) == PICTURE
         assert after.modified_at.ToNanoseconds() > after.created_at.ToNanoseconds()
 
     @pytest.mark.parametrize("charges", [False, True])
-    async def test_what_waited_for_its_turn_is_made_once(self, file: str, charges: bool) -> None:
+    async def test_what_waited_for_its_turn_is_made_once(self, store: str, charges: bool) -> None:
         """The backend had not been called for it, so it is called now."""
         first = Scripted(charges=charges)
-        async with server(first, store=file, concurrency=1) as caller:
+        async with server(first, store=store, concurrency=1) as caller:
             await caller.submit("running")
             waiting = await caller.submit("waiting")
             await first.begun.wait()
         assert first.asked == ["running"]
         second = Scripted(charges=charges)
         second.let.set()
-        async with server(second, store=file) as caller:
+        async with server(second, store=store) as caller:
             assert picture(await caller.get(waiting, hold=10)) == PICTURE
         assert second.asked.count("waiting") == 1
 
-    async def test_what_was_being_drawn_for_free_is_drawn_again(self, file: str) -> None:
+    async def test_what_was_being_drawn_for_free_is_drawn_again(self, store: str) -> None:
         """It costs nothing."""
         first, second = Scripted(), Scripted()
-        async with server(first, store=file) as caller:
+        async with server(first, store=store) as caller:
             operation_id = await caller.submit()
             await first.begun.wait()
         second.let.set()
-        async with server(second, store=file) as caller:
+        async with server(second, store=store) as caller:
             assert picture(await caller.get(operation_id, hold=10)) == PICTURE
 
-    async def test_what_may_have_been_bought_is_not_bought_again(self, file: str) -> None:
+    async def test_what_may_have_been_bought_is_not_bought_again(self, store: str) -> None:
         """It ends as ABORTED, in words that say so, although it never ends on its own."""
         first, second = Scripted(charges=True), Scripted(charges=True)
-        async with server(first, store=file) as caller:
+        async with server(first, store=store) as caller:
             operation_id = await caller.submit()
             await first.begun.wait()
-        async with server(second, store=file) as caller:
+        async with server(second, store=store) as caller:
             operation = await caller.get(operation_id, hold=10)
         assert operation.done
         assert operation.error.code == StatusCode.ABORTED.value[0]
         assert "may have been bought" in operation.error.message
         assert second.asked == []
 
-    async def test_the_backend_of_the_time_decides_what_may_have_been_bought(self, file: str) -> None:
+    async def test_the_backend_of_the_time_decides_what_may_have_been_bought(self, store: str) -> None:
         """A free backend does not draw what one that charges was asked for."""
         first, second = Scripted(charges=True), Scripted()
-        async with server(first, store=file) as caller:
+        async with server(first, store=store) as caller:
             operation_id = await caller.submit()
             await first.begun.wait()
-        async with server(second, store=file) as caller:
+        async with server(second, store=store) as caller:
             assert (await caller.get(operation_id, hold=10)).error.code == StatusCode.ABORTED.value[0]
         assert second.asked == []
 
-    async def test_the_operator_may_have_it_bought_again(self, file: str) -> None:
+    async def test_the_operator_may_have_it_bought_again(self, store: str) -> None:
         """By `--unknown resend`."""
         first, second = Scripted(charges=True), Scripted(charges=True)
-        async with server(first, store=file) as caller:
+        async with server(first, store=store) as caller:
             operation_id = await caller.submit()
             await first.begun.wait()
         second.let.set()
-        async with server(second, store=file, unknown="resend") as caller:
+        async with server(second, store=store, unknown="resend") as caller:
             assert picture(await caller.get(operation_id, hold=10)) == PICTURE
         assert second.asked == ["a cat"]
 
-    async def test_what_the_backend_can_find_again_is_not_asked_for_again(self, file: str) -> None:
+    async def test_what_the_backend_can_find_again_is_not_asked_for_again(self, store: str) -> None:
         """It is given the id that it had noted."""
         first, second = Scripted(charges=True, resumable=True), Scripted(charges=True, resumable=True)
-        async with server(first, store=file) as caller:
+        async with server(first, store=store) as caller:
             operation_id = await caller.submit()
             await first.begun.wait()
         second.let.set()
-        async with server(second, store=file) as caller:
+        async with server(second, store=store) as caller:
             assert picture(await caller.get(operation_id, hold=10)) == PICTURE
         assert (second.asked, second.resumed) == ([], ["there-1"])
 
-    async def test_what_ends_the_process_each_time_is_given_up(self, file: str) -> None:
+    async def test_what_ends_the_process_each_time_is_given_up(self, store: str) -> None:
         """After five attempts."""
         first = Scripted()
-        async with server(first, store=file) as caller:
+        async with server(first, store=store) as caller:
             operation_id = await caller.submit()
             await first.begun.wait()
         for _ in range(4):
             again = Scripted()
-            async with server(again, store=file):
+            async with server(again, store=store):
                 await again.begun.wait()
-        async with server(Scripted(), store=file) as caller:
+        async with server(Scripted(), store=store) as caller:
             assert (await caller.get(operation_id, hold=10)).error.message == "Given up after 5 attempts"
 
-    def test_a_killed_server_goes_on(self, file: str) -> None:
+    def test_a_killed_server_goes_on(self, store: str) -> None:
         """SIGKILL in the middle of drawing: the next server on the file hands out the same operation."""
         with (
-            served(file, duration="fixed:0.5") as (endpoint, process),
+            served(store, duration="fixed:0.5") as (endpoint, process),
             grpc.insecure_channel(address := endpoint.removeprefix("http://")) as channel,
         ):
             request = stubs.ImageGenerationRequest(model_uri="art://f/m", messages=[stubs.Message(text="a cat", weight=1)])
             operation_id = stubs.ImageGenerationAsyncServiceStub(channel).Generate(request, timeout=10).id
             process.kill()
             process.wait()
-            with served(file, listen=address):
+            with served(store, listen=address):
                 question = stubs.GetOperationRequest(operation_id=operation_id)
                 hold = (("prefer", "wait=10"),)
                 operation = stubs.OperationServiceStub(channel).Get(question, timeout=20, metadata=hold, wait_for_ready=True)
@@ -203,17 +213,17 @@ class TestRestart:
 class TestStop:
     """A server that is told to stop."""
 
-    async def test_work_that_has_begun_is_finished_and_handed_over(self, file: str) -> None:
+    async def test_work_that_has_begun_is_finished_and_handed_over(self, store: str) -> None:
         """Within the grace; a held read gets its image."""
         backend = Scripted(charges=True)
-        async with server(backend, store=file, grace=10.0) as caller:
+        async with server(backend, store=store, grace=10.0) as caller:
             operation_id = await caller.submit()
             await backend.begun.wait()
             held = asyncio.create_task(caller.get(operation_id, hold=10))
             asyncio.get_running_loop().call_later(0.2, backend.let.set)
             await asyncio.sleep(0.1)
         assert picture(await held) == PICTURE
-        async with server(Scripted(charges=True), store=file) as caller:
+        async with server(Scripted(charges=True), store=store) as caller:
             assert picture(await caller.get(operation_id)) == PICTURE
 
     async def test_who_is_held_is_answered_when_the_time_is_over(self) -> None:
@@ -228,15 +238,15 @@ class TestStop:
 class TestKeys:
     """The idempotency key of a caller."""
 
-    async def test_the_same_key_is_the_same_operation(self, file: str) -> None:
+    async def test_the_same_key_is_the_same_operation(self, store: str) -> None:
         """Also while it runs, when it is done, and after a restart; the picture is made once."""
         backend = Scripted(charges=True)
-        async with server(backend, store=file) as caller:
+        async with server(backend, store=store) as caller:
             ids = set(await asyncio.gather(*(caller.submit(key="k") for _ in range(20))))
             backend.let.set()
             await caller.get(next(iter(ids)), hold=10)
             ids.add(await caller.submit(key="k"))
-        async with server(backend, store=file) as caller:
+        async with server(backend, store=store) as caller:
             ids.add(await caller.submit(key="k"))
             assert picture(await caller.get(next(iter(ids)))) == PICTURE
         assert len(ids) == 1
@@ -267,12 +277,12 @@ class TestKeys:
         assert "idempotency_key" in words
         assert "255" in words
 
-    async def test_the_store_that_knows_the_keys_is_announced(self, file: str) -> None:
+    async def test_the_store_that_knows_the_keys_is_announced(self, store: str) -> None:
         """By every submit, refused ones too, and by the health service; its name outlives the process but not the file."""
 
-        async def scopes(store: str) -> set[str]:
+        async def scopes(url: str) -> set[str]:
             found = set()
-            async with server(Scripted(), store=store) as caller:
+            async with server(Scripted(), store=url) as caller:
                 health: Any = caller.channel.unary_unary("/grpc.health.v1.Health/Check")
                 for call in caller.begin(), caller.begin(""), health(b"", wait_for_ready=True):
                     found.add(dict(await call.initial_metadata())["idempotency-scope"])
@@ -280,7 +290,7 @@ class TestKeys:
                         await call
             return found
 
-        first, again = await scopes(file), await scopes(file)
+        first, again = await scopes(store), await scopes(store)
         in_memory = await scopes("sqlite://")
         assert len(first) == len(in_memory) == 1
         assert first == again != in_memory
@@ -474,13 +484,21 @@ class TestStore:
             states = dict.fromkeys(range(5), State.ACCEPTED)
             for number in states:
                 await store.accept(entry(number))
-            for number, before, after in changes:
+            for attempt, (number, before, after) in enumerate(changes):
                 expected = states[number] is before <= after
-                assert await store.advance(entry(number, state=after), before=before) is expected
+                assert await store.advance(entry(number, state=after, attempts=attempt + 1), before=before) is expected
                 if expected:
                     states[number] = after
             unfinished = [n for n, state in states.items() if state is not State.DONE]
             assert [found.id for found in await store.unfinished()] == [f"id{n}" for n in unfinished]
+
+    async def test_a_change_may_be_made_twice(self) -> None:
+        """Whoever does not know whether it was made asks again, and hears that it was."""
+        async with open_store("sqlite://") as store:
+            await store.accept(entry(1))
+            running = entry(1, state=State.RUNNING, started=2.0, attempts=1)
+            assert await store.advance(running, before=State.ACCEPTED)
+            assert await store.advance(running, before=State.ACCEPTED)
 
     async def test_what_arrives_together_is_kept_together_and_one_failure_is_alone(self) -> None:
         """Of many writes in one commit, the one that cannot be done fails."""

@@ -87,6 +87,8 @@ def main(arguments: Sequence[str]) -> None:
     # Settings of the server; what is not given stays as the server has it.
     parser.add_argument("--store", default=argparse.SUPPRESS)
     parser.add_argument("--unknown", choices=["fail", "resend"], default=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=["serve", "work", "both"], default=argparse.SUPPRESS)
+    parser.add_argument("--concurrency", type=int, default=argparse.SUPPRESS)
     parser.add_argument("--grace", type=float, default=argparse.SUPPRESS)
     settings: dict[str, Any] = vars(parser.parse_args(arguments))
     backend = CountingBackend(settings.pop("ledger"), charges=settings.pop("charges"), duration=settings.pop("duration"))

@@ -90,7 +90,15 @@ def default_store() -> str:
     default=default_store,
     show_default="yandexart.db in your data folder",
     metavar="URL",
-    help="Where operations are kept: sqlite:///PATH (sqlite:////PATH from the root), or sqlite:// until the server ends.",
+    help="Where operations are kept: sqlite:///PATH (sqlite:////PATH from the root), sqlite:// until the server ends, or for many"
+    " servers postgresql://USER@HOST/DATABASE (password: PGPASSWORD).",
+)
+@click.option(
+    "--role",
+    type=click.Choice(["serve", "work", "both"]),
+    default="both",
+    show_default=True,
+    help="On PostgreSQL: take orders and answer for them, work on them, or both.",
 )
 @click.option("--keep", type=span, default="3d", show_default=True, metavar="SPAN", help="How long finished operations are kept.")
 @click.option(

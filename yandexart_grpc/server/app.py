@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -25,12 +25,12 @@ from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.cloud import CloudBackend
 from yandexart_grpc.server.backends.demo import DemoBackend
 from yandexart_grpc.server.callers import Callers
-from yandexart_grpc.server.doors.grpc import announce, make_server, open_door
+from yandexart_grpc.server.doors.grpc import announce, make_server, open_clinic, open_door
 from yandexart_grpc.server.doors.promises import scope_of
 from yandexart_grpc.server.limits import Limits
 from yandexart_grpc.server.operations import Operations, Unknown
-from yandexart_grpc.server.store import MEMORY, open_store
-from yandexart_grpc.server.workers import TaskWorkers
+from yandexart_grpc.server.store import MEMORY, is_shared, open_store, place_of
+from yandexart_grpc.server.workers import TaskWorkers, Workers
 
 if TYPE_CHECKING:
     from yandexart_grpc.server.doors.listener import Listener
@@ -57,6 +57,8 @@ BACKLOG = 2048
 """Connections that may wait to be taken."""
 REQUEST_LIMIT = 2**20
 """Bytes of the largest request that is taken: a prompt of 500 characters has two thousand at the most."""
+Role = Literal["both", "serve", "work"]
+"""What a server does: it takes orders, works on them, or both."""
 CONCURRENCY, QUEUE = 1_000, 10_000
 """How many operations are worked on at a time, and how many may wait for that."""
 
@@ -109,8 +111,11 @@ class ServerSettings:
     """How many reads may wait for their operation to be done; any more are answered at once."""
     held_reads_per_caller: int = Limits.held_reads_per_caller
     """The same, of one caller."""
-    store: str = MEMORY
-    """Where operations are kept: `sqlite:///path`, or `sqlite://` for as long as the process lives."""
+    store: str = field(default=MEMORY, repr=False)
+    """Where operations are kept: `sqlite:///path`, `sqlite://` for as long as the process lives, or, for any number of servers,
+    `postgresql://user@host/database`."""
+    role: Role = "both"
+    """Whether a server on PostgreSQL takes orders and answers for them ("serve"), works on them ("work"), or both."""
     keep: float = KEEP
     """Seconds for which a finished operation is kept."""
     unknown: Unknown = "fail"
@@ -143,9 +148,16 @@ class ServerSettings:
             yield "allow_anonymous: with key_file, everybody has to show a key"
         if self.key_file and self.backend in ("images", "cloud") and self.upstream_credentials == "caller":
             yield "upstream_credentials: with key_file, callers send keys of this server, which go no further; take 'server'"
+        if self.role != "both" and not is_shared(self.store):
+            yield f"role: {self.role!r} needs a store that servers share, postgresql://"
+        if is_shared(self.store) and self.backend in ("images", "cloud") and self.upstream_credentials == "caller":
+            yield (
+                "upstream_credentials: 'caller' needs a store of one server, because what a caller sent is kept nowhere, and any"
+                " server on PostgreSQL may work on his order; take 'server' (--upstream-credentials server)"
+            )
 
 
-CHOICES: Mapping[str, Any] = {"unknown": Unknown, "upstream_credentials": Whose, "on_unsupported": Unsupported}
+CHOICES: Mapping[str, Any] = {"role": Role, "unknown": Unknown, "upstream_credentials": Whose, "on_unsupported": Unsupported}
 """The settings that are one of a few words."""
 COUNTS = ("concurrency", "queue", "max_request_bytes", "in_flight_per_caller", "held_reads", "held_reads_per_caller")
 """The settings that are integers from 1."""
@@ -240,9 +252,8 @@ async def serving(settings: ServerSettings, callers: Callers | None = None) -> A
     if found := list(settings.problems()):
         raise ConfigurationError("; ".join(found))
     callers = callers or _callers(settings)
-    limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
-    async with open_store(settings.store) as store:
-        workers = TaskWorkers(settings.concurrency)
+    limits = Limits(**{one.name: getattr(settings, one.name) for one in fields(Limits)})
+    async with open_store(settings.store) as store, _workers(settings) as workers:
         operations = Operations(
             store,
             workers,
@@ -258,7 +269,8 @@ async def serving(settings: ServerSettings, callers: Callers | None = None) -> A
         # A server that is never started must not be made at all: when it goes, gRPC logs the very object that goes.
         server = make_server(settings.max_request_bytes)
         address = f"{_reachable(host)}:{_bind(server, settings.listen, credentials)}"
-        doctor = open_door(server, operations, callers, address)
+        is_worker = settings.role == "work"
+        doctor = open_clinic(server, operations) if is_worker else open_door(server, operations, callers, address)
         await operations.start()
         await announce(doctor)
         await asyncio.gather(server.start(), *(listener.start() for listener in listeners.values()))
@@ -273,6 +285,19 @@ async def serving(settings: ServerSettings, callers: Callers | None = None) -> A
             await asyncio.gather(*ends, operations.drain(settings.grace))
             await operations.close()
             log.info("stopped")
+
+
+@asynccontextmanager
+async def _workers(settings: ServerSettings) -> AsyncIterator[Workers]:
+    if is_shared(settings.store):
+        from yandexart_grpc.server import jobs, postgres  # an extra
+
+        parameters = postgres.parameters(place_of(settings.store))
+        works = settings.role != "serve"
+        async with jobs.open_workers(parameters, concurrency=settings.concurrency, works=works) as workers:
+            yield workers
+    else:
+        yield TaskWorkers(settings.concurrency)
 
 
 def _listener(where: str, operations: Operations, callers: Callers, settings: ServerSettings) -> "tuple[str, Listener]":

@@ -63,8 +63,12 @@ class Bells(Generic[News]):
         for bell in self._bells.get(name, ()):
             bell.ring(news)
 
+    def wake(self) -> None:
+        """Wake everybody, without news."""
+        for name in self._bells:
+            self.ring(name, None)
+
     def silence(self) -> None:
         """Wake everybody, and let nobody wait from now on."""
         self._silent = True
-        for name in self._bells:
-            self.ring(name, None)
+        self.wake()

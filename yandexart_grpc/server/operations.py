@@ -32,7 +32,7 @@ from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.callers import ANYBODY, Caller
 from yandexart_grpc.server.limits import Limits, Seats
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
-from yandexart_grpc.server.workers import TaskWorkers
+from yandexart_grpc.server.workers import Workers
 from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Operation, RetryInfo, Status
 
 log = logging.getLogger("yandexart_grpc.server")
@@ -62,7 +62,7 @@ class Operations:
     def __init__(
         self,
         store: Store,
-        workers: TaskWorkers,
+        workers: Workers,
         backend: Backend,
         *,
         keep: float,
@@ -103,16 +103,16 @@ class Operations:
         return self._bells.silent
 
     async def start(self) -> None:
-        """Go on with what an earlier process left, and begin to forget what expires."""
-        for entry in await self._store.unfinished():
+        """Go on with what an earlier process left, listen to others, and begin to forget what expires."""
+        self._workers.open(self._take_up)
+        for entry in () if self._workers.shared else await self._store.unfinished():
             self._unfinished[entry.caller].add(entry.id)
-            if entry.state is State.RUNNING and not self._may_run_again(entry):
-                self._spawn(self._finish(entry, _unknown(entry)))
-            elif entry.attempts >= ATTEMPTS:
-                self._spawn(self._finish(entry, _status(StatusCode.INTERNAL, f"Given up after {entry.attempts} attempts")))
+            if verdict := self._verdict(entry):
+                self._spawn(self._finish(entry, verdict))
             else:
                 log.info("operation %s taken up again", entry.id)
                 self._begin(entry)
+        self._spawn(self._store.listen(self._heard))
         self._spawn(self._tidy())
 
     async def accept(
@@ -152,12 +152,10 @@ class Operations:
 
         Raises `NotFound`, also when the operation is that of another caller.
         """
-        with self._bells.listen(operation_id) as bell:
-            entry = await self._get(operation_id, caller)
-            if hold > 0 and entry.state is not State.DONE and self.may_hold(caller):
-                with self._seats.taken(caller.name):
-                    entry = await bell.wait(hold) or await self._get(operation_id, caller)
-        return _to_proto(entry)
+        if hold <= 0 or not self.may_hold(caller):
+            return _to_proto(await self._get(operation_id, caller))
+        with self._seats.taken(caller.name):
+            return _to_proto(await self._held(operation_id, caller, time.monotonic() + hold))
 
     async def follow(self, operation_id: str, *, caller: Caller = ANYBODY) -> AsyncIterator[bytes | Operation]:
         """The sketches of the picture as they are made, the newest where some are missed, and then the finished operation.
@@ -197,6 +195,49 @@ class Operations:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._backend.close()
 
+    async def _take_up(self, operation_id: str) -> None:
+        """Do what is left to do for an operation whose turn it is, here or after another worker is gone."""
+        entry = await self._store.get(operation_id)
+        if entry is None or entry.state is State.DONE:
+            return
+        if verdict := self._verdict(entry):
+            await self._finish(entry, verdict)
+        else:
+            await self._run(entry)
+
+    async def _held(self, operation_id: str, caller: Caller, end: float) -> Row:
+        """The operation when it is done, or as it is at the end."""
+        while True:
+            with self._bells.listen(operation_id) as bell:
+                entry = await self._get(operation_id, caller)
+                left = end - time.monotonic()
+                if entry.state is State.DONE or left <= 0 or self._bells.silent:
+                    return entry
+                news = await bell.wait(min(left, self._store.unheard or left))
+            if news is not None:
+                return news
+
+    def _heard(self, operation_id: str | None) -> None:
+        """Some server ended the operation: tell those who wait here, and stop working on it. None: look at all of them."""
+        if operation_id is None:
+            self._unfinished.clear()  # nobody knows how many of them ended meanwhile
+            self._bells.wake()
+            return
+        for mine in self._unfinished.values():
+            mine.discard(operation_id)
+        self._unsaved.pop(operation_id, None)
+        self._bells.ring(operation_id, None)
+        self._sketches.ring(operation_id, None)
+        self._workers.stop(operation_id)
+
+    def _verdict(self, entry: Row) -> Status | None:
+        """How an operation ends on which somebody worked who is gone; None where it is to be worked on."""
+        if entry.state is State.RUNNING and not self._may_run_again(entry):
+            return _unknown(entry)
+        if entry.attempts >= ATTEMPTS:
+            return _status(StatusCode.INTERNAL, f"Given up after {entry.attempts} attempts")
+        return None
+
     def _may_run_again(self, entry: Row) -> bool:
         """Whether to call the backend for an operation for which it was called before."""
         resumable = self._backend.resumable and entry.upstream
@@ -221,6 +262,8 @@ class Operations:
         try:
             kept = await self._store.accept(entry)
         except StoreFailure as error:
+            if error.lost:
+                raise Unavailable(f"the store went away, and whether the operation is kept is not known: {error}") from error
             raise QuotaExceeded(
                 f"the store cannot keep the operation, and nothing was ordered: {error}", retry_after=LONGEST_PAUSE
             ) from error
@@ -230,7 +273,8 @@ class Operations:
                 mine.discard(entry.id)
         if kept is entry:
             log.info("operation %s accepted", entry.id)
-            self._authorizations[entry.id] = authorization
+            if not self._workers.shared:  # it may be another machine's turn, and it is sent nowhere
+                self._authorizations[entry.id] = authorization
             self._begin(entry)
         elif kept.request != entry.request:
             raise InvalidRequest(
@@ -288,7 +332,7 @@ class Operations:
             self._unsaved[entry.id] = done
             self._tell(done)
             await self._insist(done, before=entry.state)
-            del self._unsaved[entry.id]
+            self._unsaved.pop(entry.id, None)
         else:
             self._tell(done)
 

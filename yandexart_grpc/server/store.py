@@ -1,41 +1,34 @@
 """Where operations are kept: one schema and one set of queries. `operations` is the only caller, and the only one that knows
-what the states mean.
-
-SQLite syncs every commit to the disk, so what waits for one is committed together. It is one connection's file: a second server
-on it is refused.
+what the states mean. What differs from one database to another stands in `sqlite` and `postgres`.
 """
 
 import asyncio
-import logging
+import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any, Protocol
 
 import sqlalchemy as sql
-from filelock import FileLock, Timeout
-from sqlalchemy import Column, Connection, MetaData, Table, UniqueConstraint
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Column, Connection, Engine, MetaData, Table, UniqueConstraint
+from sqlalchemy.dialects.postgresql import insert as insert_into_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_into_sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.pool import StaticPool
 
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.request import ImageRequest
+from yandexart_grpc.server.commits import Commits, StoreFailure, committing
 from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Status
 
-log = logging.getLogger("yandexart_grpc.server")
+__all__ = ["MEMORY", "Row", "State", "Store", "StoreFailure", "is_shared", "open_store", "place_of"]
 
 MEMORY = "sqlite://"
 """A store that lives as long as the process."""
-
-Answer = TypeVar("Answer")
-Work = Callable[[Connection], Answer]
-"""Some queries of one transaction. It may be run again after a failure."""
 
 
 class State(IntEnum):
@@ -74,8 +67,32 @@ class Row:
     """The picture or the error, once the state is DONE."""
 
 
-class StoreFailure(Exception):
-    """The store could not do what was asked, and has changed nothing. The message says why."""
+class Database(Protocol):
+    """What a store needs of a database beside SQL that all of them understand."""
+
+    @property
+    def engine(self) -> Engine:
+        """Makes connections."""
+
+    @property
+    def lanes(self) -> int:
+        """How many transactions it does at a time."""
+
+    @property
+    def unheard(self) -> float | None:
+        """Seconds after which to look for what `listen` may have missed; None where it misses nothing."""
+
+    def prepare(self, connection: Connection) -> None:
+        """Get ready for a change of the schema, in its transaction."""
+
+    def enqueue(self, connection: Connection, operation_id: str) -> None:
+        """Keep the operation's job, in the transaction that keeps the operation."""
+
+    def announce(self, connection: Connection, operation_id: str) -> None:
+        """Tell every server that the operation is done, once the transaction is committed."""
+
+    async def listen(self, heard: Callable[[str | None], None]) -> None:
+        """Tell each operation that is announced, until cancelled; None where some may have been missed."""
 
 
 _METADATA = MetaData()
@@ -105,6 +122,7 @@ _OPERATIONS = Table(
     Column("response", sql.LargeBinary),
     UniqueConstraint("caller", "key"),
 )
+_INSERTS: Mapping[str, Callable[[Table], Any]] = {"postgresql": insert_into_postgresql, "sqlite": insert_into_sqlite}
 _STEPS = (_METADATA.create_all,)
 """What brings a store from one version of the schema to the next; a new one has version 0."""
 
@@ -115,26 +133,27 @@ class Store:
     Every method raises `StoreFailure` where the database cannot be read or written.
     """
 
-    def __init__(self, connection: Connection, thread: ThreadPoolExecutor, store_id: str) -> None:
+    def __init__(self, database: Database, commits: Commits, store_id: str) -> None:
         self.id = store_id
         """Names the store, which remembers idempotency keys."""
-        self._connection = connection
-        self._thread = thread
-        self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
-        self._arrived = asyncio.Event()
+        self.unheard = database.unheard
+        """Seconds after which to look again at what was not announced; None where that cannot be."""
+        self.listen = database.listen
+        self._database = database
+        self._do = commits.do
 
     async def accept(self, row: Row) -> Row:
         """Keep a new operation and return it; or return the one that the caller already gave this key."""
 
-        add = insert(_OPERATIONS).values(_values(row)).on_conflict_do_nothing()
-
         def work(connection: Connection) -> Row:
-            if connection.execute(add).rowcount:
-                return row
-            connection.execute(_expired(row.created))  # it may be one that was to be forgotten
-            if connection.execute(add).rowcount:
-                return row
-            return _row(connection.execute(sql.select(_OPERATIONS).where(_named(row.caller, row.key))).one())
+            add = _INSERTS[connection.dialect.name](_OPERATIONS).values(_values(row)).on_conflict_do_nothing()
+            add = add.returning(_OPERATIONS.c.id)
+            if not connection.execute(add).first():
+                connection.execute(_expired(row.created))  # it may be one that was to be forgotten
+                if not connection.execute(add).first():
+                    return _row(connection.execute(sql.select(_OPERATIONS).where(_named(row.caller, row.key))).one())
+            self._database.enqueue(connection, row.id)
+            return row
 
         return await self._do(work)
 
@@ -150,7 +169,16 @@ class Store:
         """Replace the operation by `row` if its state is still `before`, and return whether it was."""
         here = (_OPERATIONS.c.id == row.id) & (_OPERATIONS.c.state == before) & (_OPERATIONS.c.state <= row.state)
         change = _OPERATIONS.update().where(here).values(_values(row))
-        return await self._do(lambda connection: connection.execute(change).rowcount == 1)
+
+        def work(connection: Connection) -> bool:
+            if not connection.execute(change).rowcount:
+                # A connection may be lost after a commit, and before it is told: then this is the second attempt.
+                return _first(connection, _OPERATIONS.c.id == row.id) == row
+            if row.state is State.DONE:
+                self._database.announce(connection, row.id)
+            return True
+
+        return await self._do(work)
 
     async def unfinished(self) -> list[Row]:
         """All operations that are not done, oldest first."""
@@ -161,129 +189,78 @@ class Store:
         """Forget what expired before `now`, and return how many operations that were."""
         return await self._do(lambda connection: connection.execute(_expired(now)).rowcount)
 
-    async def _do(self, work: Work[Answer]) -> Answer:
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, done))
-        self._arrived.set()
-        return await done
-
-    async def serve(self) -> None:
-        """Do what arrives, and commit together what has arrived together, until cancelled."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            waiting, self._waiting = self._waiting, []
-            if not await self._commit(waiting):
-                for one in waiting:  # one that cannot be done does not take the others along
-                    await self._commit([one], last=True)
-
-    async def _commit(self, waiting: Sequence[tuple[Work[Any], asyncio.Future[Any]]], *, last: bool = False) -> bool:
-        try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, [one for one, _ in waiting])
-        except Exception as error:  # whatever it is, somebody waits to hear of it
-            log.debug("the store failed", exc_info=True)
-            for _, done in waiting if last else ():
-                _settle(done.set_exception, done, StoreFailure(str(error.orig)) if isinstance(error, DBAPIError) else error)
-            return False
-        for (_, done), answer in zip(waiting, answers, strict=True):
-            _settle(done.set_result, done, answer)
-        return True
-
-    def close(self) -> None:
-        """Close the database, in the thread that opened it."""
-        self._connection.close()
-        self._connection.engine.dispose()
-
-    def _transact(self, works: Sequence[Work[Any]]) -> list[Any]:
-        with self._connection.begin():
-            return [work(self._connection) for work in works]
-
 
 @asynccontextmanager
 async def open_store(url: str) -> AsyncIterator[Store]:
-    """The store at a URL: `sqlite:///path`, or `sqlite://` in memory.
+    """The store at a URL: `sqlite:///path`, `sqlite://` in memory, or `postgresql://user@host/database`.
 
-    Raises `ConfigurationError` when there can be none, when another server has it, or when a newer version wrote it.
+    Raises `ConfigurationError` when there can be none, when another server has a file, or when a newer version wrote it.
     """
-    place = _place(url)
-    with ExitStack() as life:
-        if place.database:
-            _lock(Path(place.database), life)
-        thread = life.enter_context(ThreadPoolExecutor(1, "yandexart-store"))
-        store = await asyncio.get_running_loop().run_in_executor(thread, _open, place, thread)
-        life.callback(thread.submit, store.close)
-        serving = asyncio.create_task(store.serve())
-        try:
-            yield store
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
+    place = place_of(url)
+    async with AsyncExitStack() as life:
+        database: Database = life.enter_context(_module(place).opened(place))
+        threads = life.enter_context(ThreadPoolExecutor(database.lanes, "yandexart-store"))
+        life.callback(threads.submit, database.engine.dispose)  # by the thread that opened the file
+        store_id = await asyncio.get_running_loop().run_in_executor(threads, _migrate, database, shown(url))
+        yield Store(database, await life.enter_async_context(committing(database.engine, threads, database.lanes)), store_id)
 
 
-def _open(place: URL, thread: ThreadPoolExecutor) -> Store:
-    engine = sql.create_engine(place, poolclass=StaticPool, hide_parameters=True)  # prompts are among them
-    sql.event.listen(engine, "connect", _connected)
-    sql.event.listen(engine, "begin", _begun)
-    try:
-        connection = engine.connect()
-        return Store(connection, thread, _migrate(connection, str(place)))
-    except DBAPIError as error:
-        raise ConfigurationError(f"store: {str(place)!r} cannot be used: {error.orig}") from error
+def is_shared(url: str) -> bool:
+    """Whether many servers may use the store at a URL at the same time."""
+    return url.startswith("postgresql:")
 
 
-def _place(url: str) -> URL:
+def shown(url: str) -> str:
+    """A URL without what nobody should read in it: all that may be a password, also where it is written wrongly."""
+    return url if url.startswith("sqlite:") else re.sub("//.*@", "//***@", url.partition("?")[0])
+
+
+def place_of(url: str) -> URL:
+    """Where a store is. Raises `ConfigurationError`."""
     try:
         place = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the second is for a port that is no number
         place = URL.create("")
-    if place.drivername != "sqlite" or place.host or place.query:
-        raise ConfigurationError(f"store: {url!r} is neither sqlite:///path nor {MEMORY}")
+    is_file = place.drivername == "sqlite" and not place.host and not place.query
+    is_database = is_shared(url) and place.database and "@" not in place.database  # which is a piece of a password
+    if not is_file and not is_database:
+        kinds = f"sqlite:///path, {MEMORY} nor postgresql://user@host/database"
+        raise ConfigurationError(f"store: {shown(url)!r} is neither {kinds}")
     return place
 
 
-def _lock(path: Path, life: ExitStack) -> None:
-    """Hold a lock beside the file: others may read and copy the file itself, but one alone serves it."""
-    lock = FileLock(f"{path}.lock", timeout=0)
-    life.callback(lock.release)
+def _module(place: URL) -> ModuleType:
+    """What knows the database at that place, loaded when it is needed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ConfigurationError(f"store: {str(path)!r} is in use by another server") from None
-    except OSError as error:
-        if not path.exists():
-            raise ConfigurationError(f"store: {str(path)!r} cannot be made: {error.strerror}") from error
-        log.warning("the store %s cannot be locked (%s): it can be read alone", path, error.strerror)
+        if place.drivername == "postgresql":
+            from yandexart_grpc.server import postgres
+
+            return postgres
+        from yandexart_grpc.server import sqlite
+    except ImportError as error:
+        raise ConfigurationError(
+            f"store: PostgreSQL needs more packages: pip install 'yandexart-grpc[postgres]' ({error})"
+        ) from error
+    return sqlite
 
 
-def _connected(connection: Any, _: object) -> None:
-    """Settings of a new connection. A journal that is cut, and synced, is what survives a loss of power; what is
-    deleted is overwritten.
-    """
-    connection.isolation_level = None  # transactions begin where we say so, and not where the driver thinks
-    cursor = connection.cursor()
-    for pragma in ("journal_mode = TRUNCATE", "synchronous = FULL", "secure_delete = ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begun(connection: sql.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def _migrate(connection: Connection, url: str) -> str:
+def _migrate(database: Database, url: str) -> str:
     """Bring the schema up to date, and return the id of the store."""
-    with connection.begin():
-        is_new = not sql.inspect(connection).has_table(_STORE.name)
-        store_id, version = (secrets.token_hex(16), 0) if is_new else connection.execute(sql.select(_STORE)).one()
-        if version > len(_STEPS):
-            raise ConfigurationError(f"store: {url!r} has schema {version}, and this version knows up to {len(_STEPS)}")
-        for step in _STEPS[version:]:
-            step(connection)
-        if version < len(_STEPS):
-            connection.execute(_STORE.delete())
-            connection.execute(_STORE.insert().values(id=store_id, version=len(_STEPS)))
-    return str(store_id)
+    try:
+        with database.engine.begin() as connection:
+            database.prepare(connection)
+            is_new = not sql.inspect(connection).has_table(_STORE.name)
+            store_id, version = (secrets.token_hex(16), 0) if is_new else connection.execute(sql.select(_STORE)).one()
+            if version > len(_STEPS):
+                raise ConfigurationError(f"store: {url!r} has schema {version}, and this version knows up to {len(_STEPS)}")
+            for step in _STEPS[version:]:
+                step(connection)
+            if version < len(_STEPS):
+                connection.execute(_STORE.delete())
+                connection.execute(_STORE.insert().values(id=store_id, version=len(_STEPS)))
+            return str(store_id)
+    except DBAPIError as error:
+        raise ConfigurationError(f"store: {url!r} cannot be used: {error.orig}") from error
 
 
 def _named(caller: str, key: str | None) -> sql.ColumnElement[bool]:
@@ -341,9 +318,3 @@ def _row(found: sql.Row[Any]) -> Row:
         warnings=tuple(found.warnings.splitlines()),
         outcome=outcome,
     )
-
-
-def _settle(settle: Callable[[Any], None], done: asyncio.Future[Any], answer: object) -> None:
-    """Tell the answer to whoever still waits for it."""
-    if not done.done():
-        settle(answer)

@@ -1,13 +1,40 @@
-"""Who runs accepted operations: tasks of this process, so many at a time."""
+"""Who runs accepted operations: what is asked of workers, and those that are tasks of this process. `jobs` has the others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
 Work = Callable[[], Awaitable[None]]
 
 
+class Workers(Protocol):
+    """Run operations, so many at a time."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether operations are kept with jobs, which come up on any machine; otherwise each is given to `start`."""
+
+    @property
+    def waiting(self) -> int:
+        """How many operations have not begun."""
+
+    def open(self, run: Callable[[str], Awaitable[None]]) -> None:
+        """Begin to work: `run` is called with the id of each operation whose job comes up."""
+
+    def start(self, name: str, work: Work) -> None:
+        """Begin the work for the operation of that name when it is its turn."""
+
+    def stop(self, name: str) -> None:
+        """Stop the work for that operation, if it goes on here."""
+
+    async def drain(self, grace: float) -> None:
+        """Begin nothing more, and let what has begun go on for `grace` seconds; then stop it."""
+
+
 class TaskWorkers:
     """Runs each piece of work as a task under a name, in the order in which it came."""
+
+    shared = False
 
     def __init__(self, concurrency: int) -> None:
         self._turns = asyncio.Semaphore(concurrency)
@@ -19,6 +46,9 @@ class TaskWorkers:
     def waiting(self) -> int:
         """How many pieces have not begun."""
         return len(self._waiting)
+
+    def open(self, run: Callable[[str], Awaitable[None]]) -> None:
+        """Nothing: no job is kept."""
 
     def start(self, name: str, work: Work) -> None:
         """Begin the work when it is its turn; never, once `drain` was called."""

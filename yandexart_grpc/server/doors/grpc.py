@@ -229,12 +229,18 @@ def open_door(server: grpc.aio.Server, operations: Operations, callers: Callers,
     stubs.add_OperationServiceServicer_to_server(OperationReads(operations, callers), server)
     stubs.add_IamTokenServiceServicer_to_server(Tokens(callers), server)
     stubs.add_ApiEndpointServiceServicer_to_server(Endpoints(address), server)
-    doctor = Doctor(operations)
-    health_pb2_grpc.add_HealthServicer_to_server(doctor, server)
+    doctor = open_clinic(server, operations)
     # Reflection looks everything up in one pool, and these two live in another.
     for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         stubs.POOL.AddSerializedFile(file.serialized_pb)
     reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server, pool=stubs.POOL)
+    return doctor
+
+
+def open_clinic(server: grpc.aio.Server, operations: Operations) -> Doctor:
+    """Add the service that tells the health of the others, and return it."""
+    doctor = Doctor(operations)
+    health_pb2_grpc.add_HealthServicer_to_server(doctor, server)
     return doctor
 
 

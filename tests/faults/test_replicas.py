@@ -1,0 +1,104 @@
+"""Row 21 of the catalogue on many machines: servers on one PostgreSQL die at any instant, and PostgreSQL is restarted."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+import grpc
+import pytest
+from grpc import StatusCode
+
+from tests.doors import Caller
+from tests.faults.counting_server import executions
+from tests.faults.process import ServerProcess
+from tests.postgres import Postgres
+from yandexart_grpc import stubs
+
+REPLICAS, CLIENTS = 4, 8
+AWAY = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED, StatusCode.CANCELLED)
+"""How a server, or PostgreSQL behind it, says that it cannot answer now."""
+Answer = TypeVar("Answer")
+PATIENCE = 120.0
+"""Seconds within which everything has to come to its end."""
+
+
+class Client:
+    """Orders pictures of one server after another, each under a key of its own, until every order has ended."""
+
+    def __init__(self, callers: list[Caller], number: int) -> None:
+        self._callers = callers
+        self._random = Random(number)
+        self.ended: dict[str, stubs.Operation] = {}
+
+    async def order(self, prompt: str) -> None:
+        """Order a picture, and ask for it until it has ended."""
+        operation_id = await self._insist(lambda caller: caller.submit(prompt, key=prompt))
+        while not (operation := await self._insist(lambda caller: caller.get(operation_id, hold=5))).done:
+            pass
+        self.ended[prompt] = operation
+
+    async def _insist(self, call: Callable[[Caller], Awaitable[Answer]]) -> Answer:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return await call(self._random.choice(self._callers))
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in AWAY or time.monotonic() > end:
+                    raise
+                await asyncio.sleep(0.2)
+
+
+async def break_things(replicas: list[ServerProcess], postgres: Postgres, kills: int, pause: float) -> None:
+    """Kill a random server again and again, and start it again each time; restart PostgreSQL in the middle."""
+    random = Random(kills)
+    for number in range(kills):
+        await asyncio.sleep(pause)
+        replica = random.choice(replicas)
+        replica.kill()
+        if number == kills // 2:
+            await asyncio.to_thread(postgres.stop)
+            await asyncio.sleep(1)
+            await asyncio.to_thread(postgres.start)
+        await asyncio.to_thread(replica.start)
+
+
+@pytest.mark.parametrize(
+    ("charges", "orders", "kills", "pause"),
+    [
+        (True, 100, 2, 1.0),
+        pytest.param(False, 100, 2, 1.0, marks=pytest.mark.faults),
+        pytest.param(True, 2_000, 12, 5.0, marks=pytest.mark.faults),
+    ],
+)
+async def test_servers_may_die_at_any_instant(
+    postgres: Postgres, life: ExitStack, tmp_path: Path, charges: bool, orders: int, kills: int, pause: float
+) -> None:
+    """Each order ends, with its picture or as unknown; none that costs money is made twice, and no job is left."""
+    ledger, url = tmp_path / "ledger", postgres.database()
+    options = ["--store", url, "--duration", "0.3", "--concurrency", "8", "--charges" if charges else "--no-charges"]
+    replicas = [life.enter_context(ServerProcess(ledger, *options)) for _ in range(REPLICAS)]
+    callers = [Caller(replica.endpoint) for replica in replicas]
+    clients = [Client(callers, number) for number in range(CLIENTS)]
+
+    async def work(number: int) -> None:
+        for order in range(number, orders, CLIENTS * 4):
+            await clients[number % CLIENTS].order(f"cat-{order}")
+
+    breaking = break_things(replicas, postgres, kills, pause)
+    await asyncio.gather(breaking, *(work(number) for number in range(CLIENTS * 4)))
+    ended = {prompt: operation for client in clients for prompt, operation in client.ended.items()}
+    made = {prompt for prompt, operation in ended.items() if operation.HasField("response")}
+    unknown = {prompt for prompt, operation in ended.items() if operation.error.code == StatusCode.ABORTED.value[0]}
+    assert made | unknown == set(ended) == {f"cat-{order}" for order in range(orders)}
+    assert not (unknown and not charges)
+    assert len(unknown) <= (kills + 1) * 8
+    bought = executions(ledger)
+    assert made | unknown >= bought.keys() >= made
+    assert not charges or set(bought.values()) == {1}
+    assert postgres.do("SELECT count(*) FROM procrastinate_jobs", url) == [(0,)]
+    for caller in callers:
+        await caller.close()

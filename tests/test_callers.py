@@ -325,7 +325,7 @@ class TestDoor:
             carol = served.by(CAROL)
             assert await carol.submit(folder="b1gcarol")
             assert await refusal(carol.order(folder="b1gbob")) == (
-                StatusCode.PERMISSION_DENIED,
+                StatusCode.INVALID_ARGUMENT,
                 "Specified folder ID 'b1gbob' does not match with service account folder ID 'b1gcarol'",
             )
 
@@ -652,8 +652,8 @@ class TestHttp:
     async def test_a_key_of_a_folder_orders_there_alone(self, keys: str) -> None:
         """The folder of the OpenAI door stands in a header."""
         async with self.client(Scripted(), key_file=keys) as send:
-            assert (await send("POST", self.REST, CAROL, json=self.ORDER)).status_code == 403
-            assert (await send("POST", self.OPENAI, CAROL, json=self.WISH)).status_code == 403
+            assert (await send("POST", self.REST, CAROL, json=self.ORDER)).status_code == 400
+            assert (await send("POST", self.OPENAI, CAROL, json=self.WISH)).status_code == 400
 
     async def test_clients_show_certificates(self, authority: Authority) -> None:
         """Here too, whoever has none is not even heard."""

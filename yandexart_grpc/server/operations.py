@@ -131,7 +131,7 @@ class Operations:
         if not request.has_folder:
             raise PermissionDenied(f"Access to model {request.model_uri} denied")
         if caller.folder not in (None, request.folder):
-            raise PermissionDenied(
+            raise InvalidRequest(
                 f"Specified folder ID '{request.folder}' does not match with service account folder ID '{caller.folder}'"
             )
         found = list(request.problems())

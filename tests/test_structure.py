@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "yandexart_grpc"
 
 CORE = ("_budget", "_crowd", "_drive", "_history", "_pace", "_plan", "_step", "_submit", "_tasks", "_wait")
-SHELL = ("_version", "auth", "channel", "errors", "image", "operation", "request", "settings", "stubs")
+SHELL = ("_version", "address", "auth", "channel", "errors", "image", "operation", "request", "settings", "stubs")
 MAY_IMPORT = {
     "stubs": ("yandexart_pb",),
     "_version": (),
@@ -26,8 +26,9 @@ MAY_IMPORT = {
     "request": ("stubs", "errors"),
     "image": ("stubs", "errors", "request"),
     "auth": (),
-    "settings": ("auth", "errors"),
-    "channel": ("_version", "errors", "settings", "stubs", "server"),
+    "address": (),
+    "settings": ("address", "auth", "errors"),
+    "channel": ("_version", "address", "errors", "settings", "stubs", "server"),
     "_plan": (),
     "_step": ("stubs",),
     "_budget": ("_step",),
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "batch/manifest": ("batch/folder", "batch/ledger"),
     "batch/settle": ("batch/ledger", "batch/rows", "errors", "settings"),
     "server/backends/cloud": ("server/backends/base", "aio", *SHELL),
-    "cli": ("cli", "__init__", "client", "aio", "batch", "errors", "request", "settings", "server"),
+    "cli": ("cli", "__init__", "client", "aio", "batch", "address", "errors", "request", "settings", "server"),
 }
 """Who may import whom (design.md, section 2). Of the paths that fit a file the longest holds; a folder stands for all in it."""
 

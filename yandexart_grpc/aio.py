@@ -21,6 +21,7 @@ from yandexart_grpc._step import Answer, Probe, Step, Steps, is_read
 from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._tasks import Tasks
 from yandexart_grpc._wait import order
+from yandexart_grpc.address import Endpoint
 from yandexart_grpc.errors import ConfigurationError, YandexArtError, keyed
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.operation import AsyncOperation, Order
@@ -31,7 +32,6 @@ from yandexart_grpc.settings import (
     RPC_TIMEOUT,
     SUBMITS_PER_MINUTE,
     TIMEOUT,
-    Endpoint,
     Limits,
     Settings,
     Timeout,
@@ -62,6 +62,7 @@ class AsyncYandexArt:
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
         store: str | None = None,
+        allow_plaintext: bool = False,
     ) -> None:
         self._settings = Settings.resolve(
             folder_id=folder_id,
@@ -71,6 +72,7 @@ class AsyncYandexArt:
             root_certificates=root_certificates,
             history=history,
             store=store,
+            allow_plaintext=allow_plaintext,
             limits=Limits(
                 timeout=timeout,
                 rpc_timeout=rpc_timeout,

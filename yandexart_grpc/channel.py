@@ -8,8 +8,9 @@ from typing import Any
 import grpc
 
 from yandexart_grpc._version import __version__
+from yandexart_grpc.address import Endpoint
 from yandexart_grpc.errors import ConfigurationError
-from yandexart_grpc.settings import Endpoint, Settings
+from yandexart_grpc.settings import Settings
 from yandexart_grpc.stubs import Operation
 
 # Reads may be repeated by gRPC itself; an order never: whether that is safe, `_submit` decides.

@@ -19,6 +19,7 @@ from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Answer, Probe, Step, Steps, is_read
 from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._wait import order
+from yandexart_grpc.address import Endpoint
 from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError, keyed
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.operation import Operation, Order
@@ -29,7 +30,6 @@ from yandexart_grpc.settings import (
     RPC_TIMEOUT,
     SUBMITS_PER_MINUTE,
     TIMEOUT,
-    Endpoint,
     Limits,
     Settings,
     Timeout,
@@ -74,6 +74,7 @@ class YandexArt:
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
         store: str | None = None,
+        allow_plaintext: bool = False,
     ) -> None:
         settings = Settings.resolve(
             folder_id=folder_id,
@@ -83,6 +84,7 @@ class YandexArt:
             root_certificates=root_certificates,
             history=history,
             store=store,
+            allow_plaintext=allow_plaintext,
             limits=Limits(
                 timeout=timeout,
                 rpc_timeout=rpc_timeout,

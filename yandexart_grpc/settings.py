@@ -9,10 +9,9 @@ from pathlib import Path
 from types import EllipsisType
 
 from yandexart_grpc import auth
+from yandexart_grpc.address import EMBEDDED, GENERATION, OPERATIONS, Endpoint, Trust
 from yandexart_grpc.errors import ConfigurationError, InvalidRequest
 
-GENERATION = "https://llm.api.cloud.yandex.net:443"
-OPERATIONS = "https://operation.api.cloud.yandex.net:443"
 TIMEOUT = 300.0
 """How long to wait for an image, in seconds, where nothing else is said. Most take under a minute."""
 RPC_TIMEOUT = 30.0
@@ -23,48 +22,8 @@ SUBMITS_PER_MINUTE = 500.0
 """The quota of a folder."""
 MAX_MESSAGE_BYTES = 32 * 2**20
 """gRPC's own limit of 4 MiB is below what the service may answer."""
-FORMS = (
-    "https://host[:port], host:port (TLS), http://host:port (plaintext), demo://, images://[host[:port]], images+http://host:port"
-)
-EMBEDDED = ("demo://", "images://", "images+http://")
-"""How an endpoint begins that is a server inside this process."""
-
 Timeout = float | EllipsisType | None
 """Seconds that a wait may take; None waits as long as it takes, `...` as long as the client was told."""
-
-_ADDRESS = re.compile(r"(?:(https?|images(?:\+http)?)://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(\d{1,5}))?/?", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a service is."""
-
-    target: str
-    """`host:port`; empty for a server inside this process that is not started yet."""
-    plaintext: bool = False
-    embedded: str | None = None
-    """The backend of a server inside this process, which ends with the client."""
-    upstream: str | None = None
-    """Where that backend orders, where an address is given."""
-
-    def __str__(self) -> str:
-        if self.embedded:
-            return f"{self.embedded}://"
-        return f"{'http' if self.plaintext else 'https'}://{self.target}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Endpoint":
-        """Read an address; raises `ValueError` that tells the known forms."""
-        if text in ("demo://", "images://"):
-            return cls("", embedded=text.removesuffix("://"))
-        found = _ADDRESS.fullmatch(text.strip())
-        scheme, host, port = found.groups("") if found else ("", "", "")
-        port = port or ("443" if scheme in ("https", "images") else "")
-        if not host or not port or not 0 < int(port) < 65536:
-            raise ValueError(f"{text!r} is none of {FORMS}")
-        if scheme.startswith("images"):
-            return cls("", embedded="images", upstream=f"{'https' if scheme == 'images' else 'http'}://{host}:{port}")
-        return cls(f"{host}:{port}", plaintext=scheme == "http")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +82,7 @@ class Settings:
         history: str | os.PathLike[str] | None,
         store: str | None,
         limits: Limits,
+        allow_plaintext: bool = False,
         environ: Mapping[str, str] = os.environ,
     ) -> "Settings":
         """Settings from arguments and environment.
@@ -135,6 +95,11 @@ class Settings:
         operations = _parse("operation_endpoint", operation_endpoint or endpoint or OPERATIONS, found)
         embedded = generation.embedded or operations.embedded
         credential = _credential(credentials, environ, found, needed=endpoint is None or embedded == "images")
+        if credential is not None:
+            trust = Trust.of(environ, given=credentials is not None, plaintext=allow_plaintext)
+            found += trust.problems("endpoint", generation)
+            if operations != generation:
+                found += trust.problems("operation_endpoint", operations)
         folder = folder_id or environ.get("YC_FOLDER_ID") or ("demo" if generation.embedded == "demo" else None)
         if folder and not re.fullmatch(r"[\w.-]{1,50}", folder, re.ASCII):
             found.append(f"folder_id: {folder!r} is not up to 50 letters, digits, '.', '_' and '-'")

@@ -28,6 +28,7 @@ class Connection(TypedDict):
     rpc_timeout: float
     max_message_bytes: int
     store: str | None
+    allow_plaintext: bool
 
 
 def default(callable_: Callable[..., object], argument: str) -> Any:
@@ -72,6 +73,7 @@ def connection_options(command: F) -> F:
             metavar="URL",
             help="Where demo:// and images:// keep operations: sqlite:///PATH. They end with the command where none is given.",
         ),
+        click.option("--allow-plaintext", is_flag=True, help="Let the credential go over http:// beyond this machine."),
     )
 
 

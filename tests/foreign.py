@@ -9,6 +9,7 @@ metadata of `Generate`, before the work, and of `Health/Check`.
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -111,6 +112,17 @@ class Call(NamedTuple):
     metadata: Mapping[str, str | bytes]
 
 
+class _Counting(grpc.ServerInterceptor):
+    """Rings for each call."""
+
+    def __init__(self, ring: Callable[[], object]) -> None:
+        self._ring = ring
+
+    def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        self._ring()
+        return continuation(handler_call_details)
+
+
 class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
     """Both services, told what to answer, and what they were asked.
 
@@ -131,6 +143,8 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         self.submits: list[Call] = []
         self.executions: list[Call] = []
         self.reads: list[Call] = []
+        self.calls: Counter[str] = Counter()
+        """How many calls came to each host."""
         self._generate = iter(generate)
         self._reads = iter(reads)
         self._image = image
@@ -138,7 +152,7 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         self._known: dict[tuple[str, str | bytes], str] = {}
         self._ids = (f"fbv{number:017}" for number in itertools.count())
         self._lock = threading.Lock()
-        self._servers: list[grpc.Server] = []
+        self._servers: dict[grpc.Server, str] = {}
 
     def listen(
         self,
@@ -146,10 +160,12 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         generation: bool = True,
         operations: bool = True,
         credentials: grpc.ServerCredentials | None = None,
+        host: str = "127.0.0.1",
         port: int = 0,
     ) -> str:
         """Open one more port for these services, and return its endpoint. With credentials it speaks TLS."""
-        server = grpc.server(ThreadPoolExecutor(16))
+        counting: Any = _Counting(lambda: self.calls.update([host]))
+        server = grpc.server(ThreadPoolExecutor(16), interceptors=[counting])
         if generation:
             add_ImageGenerationAsyncServiceServicer_to_server(self, server)
         if operations:
@@ -157,11 +173,11 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         if self.scope is not None:
             check: Any = grpc.unary_unary_rpc_method_handler(self._check)
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),))
-        listen = f"127.0.0.1:{port}"
+        listen = f"{host}:{port}"
         port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
         server.start()
-        self._servers.append(server)
-        return f"{'https' if credentials else 'http'}://127.0.0.1:{port}"
+        self._servers[server] = host
+        return f"{'https' if credentials else 'http'}://{host}:{port}"
 
     def bought(self, request: ImageGenerationRequest | None = None) -> str:
         """The id of a new operation; without a request, one that somebody else has submitted."""
@@ -170,10 +186,11 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
             self._requests[operation_id] = request or ImageGenerationRequest()
         return operation_id
 
-    def close(self) -> None:
-        """Close every port."""
-        for server in self._servers:
-            server.stop(None).wait()
+    def close(self, host: str | None = None) -> None:
+        """Close every port, or those of one host."""
+        for server, where in self._servers.items():
+            if host in (None, where):
+                server.stop(None).wait()
 
     def Generate(self, request: ImageGenerationRequest, context: grpc.ServicerContext) -> Operation:
         call, scope = _call(request, context), self.scope

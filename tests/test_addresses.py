@@ -1,12 +1,27 @@
 """Addresses: where a credential may go, who is believed to be there, and how the way is found."""
 
+import logging
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+import trustme
 
+from tests.conftest import Face
+from tests.foreign import Foreign, jpeg
 from tests.test_settings import resolve
-from yandexart_grpc import AsyncYandexArt, ConfigurationError, YandexArt
-from yandexart_grpc.address import Endpoint
+from yandexart_grpc import AsyncYandexArt, ConfigurationError, Unavailable, YandexArt
+from yandexart_grpc.address import Endpoint, address_of_proxy
+
+Connect = Callable[..., Face]
+PICTURE = jpeg()
 
 KEY = {"YC_API_KEY": "AQVN-canary"}
 
@@ -93,3 +108,212 @@ def test_a_name_of_another_form_is_refused(text: str) -> None:
     arguments: dict[str, Any] = {"endpoint": text}
     with pytest.raises(ConfigurationError, match=r"endpoint: .* is none of .*dns:///name:port"):
         resolve(**arguments)
+
+
+# Several servers behind one name
+
+
+class _Names(socketserver.DatagramRequestHandler):
+    """A name server that knows one address list, whatever the name."""
+
+    hosts = ("127.0.0.1", "127.0.0.2")
+
+    def handle(self) -> None:
+        asked = self.rfile.read()
+        end = asked.index(b"\0", 12) + 5
+        answers = self.hosts if asked[end - 4 : end - 2] == b"\0\1" else ()  # IPv4 alone
+        self.wfile.write(asked[:2] + struct.pack(">HHHHH", 0x8180, 1, len(answers), 0, 0) + asked[12:end])
+        for host in answers:
+            self.wfile.write(struct.pack(">HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton(host))
+
+
+@pytest.fixture
+def names() -> Iterator[str]:
+    """The address of a name server that names two hosts."""
+    with socketserver.UDPServer(("127.0.0.1", 0), _Names) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture
+def foreign() -> Iterator[Foreign]:
+    """A server that is not ours."""
+    server = Foreign(image=PICTURE)
+    yield server
+    server.close()
+
+
+async def test_calls_are_spread_over_all_behind_a_name_and_one_may_be_lost(
+    connect: Connect, foreign: Foreign, names: str
+) -> None:
+    """With two servers behind the name each takes part of the calls; with one of them closed, the other takes all."""
+    port = int(foreign.listen().rpartition(":")[2])
+    foreign.listen(host="127.0.0.2", port=port)
+    art = connect(endpoint=f"dns+http://{names}/pictures.invalid:{port}")
+    for _ in range(8):
+        await art.submit("a red cat")
+    assert set(foreign.calls) == {"127.0.0.1", "127.0.0.2"}
+    assert min(foreign.calls.values()) > 3
+    foreign.close("127.0.0.2")
+    foreign.calls.clear()
+    for _ in range(8):
+        operation = await art.submit("a red cat")
+    assert (await operation.result()).data == PICTURE
+    assert set(foreign.calls) == {"127.0.0.1"}
+    assert len(foreign.executions) == 16
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """An authority that nobody else knows."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def root(authority: trustme.CA, tmp_path: Path) -> Path:
+    """Its certificate, in a file."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return tmp_path / "ca.pem"
+
+
+def certified(certificate: trustme.LeafCert, client_authority: bytes | None = None) -> grpc.ServerCredentials:
+    """What a server shows who it is with, and of whom it wants the same."""
+    chain = b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
+    pair = [(certificate.private_key_pem.bytes(), chain)]
+    return grpc.ssl_server_credentials(pair, client_authority, require_client_auth=client_authority is not None)
+
+
+def expired(authority: trustme.CA) -> trustme.LeafCert:
+    """A certificate that ended yesterday."""
+    return authority.issue_cert("127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    ("issue", "words"),
+    [
+        (lambda authority: authority.issue_cert("art.example.com"), "(?i)hostname verification"),
+        (expired, "certificate has expired"),
+        (lambda authority: trustme.CA().issue_cert("127.0.0.1"), "CERTIFICATE_VERIFY_FAILED"),
+    ],
+    ids=["of another host", "expired", "of another authority"],
+)
+async def test_who_shows_a_wrong_certificate_gets_nothing(
+    connect: Connect, foreign: Foreign, authority: trustme.CA, root: Path, issue: Any, words: str
+) -> None:
+    """The error tells what is wrong with it; no call, and so no credential, came through."""
+    endpoint = foreign.listen(credentials=certified(issue(authority)))
+    with pytest.raises(Unavailable, match=words) as caught:
+        await connect(endpoint=endpoint, root_certificates=root, credentials="AQVN-canary").submit("a red cat")
+    assert caught.value.billed == "no"
+    assert not foreign.calls
+
+
+async def test_a_client_shows_its_certificate(
+    connect: Connect, foreign: Foreign, authority: trustme.CA, root: Path, tmp_path: Path
+) -> None:
+    """A server that wants one serves those who have it, and nobody else."""
+    mine = authority.issue_cert("client")
+    mine.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+    pair = {"client_certificate": tmp_path / "client.pem", "client_key": tmp_path / "client.pem"}
+    wanted = certified(authority.issue_cert("127.0.0.1"), authority.cert_pem.bytes())
+    secured = {"endpoint": foreign.listen(credentials=wanted), "root_certificates": root}
+    await connect(**secured, **pair).submit("a red cat")
+    foreign.calls.clear()
+    with pytest.raises(Unavailable):
+        await connect(**secured).submit("a red cat")
+    assert not foreign.calls
+
+
+def test_a_wrong_client_certificate_is_named(authority: trustme.CA, root: Path, tmp_path: Path) -> None:
+    """Missing halves, files that are none, and a key of another certificate."""
+    key = tmp_path / "key.pem"
+    authority.issue_cert("client").private_key_pem.write_to_path(key)
+    for arguments, words in (
+        ({"client_certificate": root}, "client_certificate, client_key: one of them is missing"),
+        ({"client_key": key}, "client_certificate, client_key: one of them is missing"),
+        ({"client_certificate": key, "client_key": key}, "client_certificate: .* holds no PEM certificate"),
+        ({"client_certificate": root, "client_key": root}, "client_key: .* holds no PEM private key"),
+        ({"client_certificate": root, "client_key": key}, "client_certificate, client_key: .*KEY_VALUES_MISMATCH"),
+        ({"client_certificate": root, "client_key": "/nowhere"}, "client_key: .*'/nowhere'"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            resolve(**arguments)
+
+
+# Proxies
+
+
+@pytest.mark.parametrize(
+    ("environ", "proxy"),
+    [
+        ({}, None),
+        ({"https_proxy": "http://proxy:3128"}, "proxy:3128"),
+        ({"https_proxy": "http://user:secret@proxy:3128/"}, "proxy:3128"),
+        ({"https_proxy": "http://a:1", "grpc_proxy": "http://b:2"}, "b:2"),
+        ({"HTTPS_PROXY": "http://proxy:3128", "https_proxy": ""}, None),
+        ({"https_proxy": "socks5://proxy:3128"}, None),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": "example.org, example.com"}, None),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": "example.org"}, "proxy:3128"),
+    ],
+)
+def test_the_proxy_is_the_one_that_grpc_takes(environ: dict[str, str], proxy: str | None) -> None:
+    """By gRPC's own rules, and without the password."""
+    assert address_of_proxy(Endpoint("art.example.com:443"), environ) == proxy
+
+
+class _Recorder(socketserver.StreamRequestHandler):
+    """Keeps everything that it hears, and says nothing."""
+
+    def handle(self) -> None:
+        self.request.settimeout(0.5)
+        try:
+            while data := self.request.recv(65536):
+                self.server.heard.append(data)  # type: ignore[attr-defined]  # made in the fixture
+        except OSError:
+            pass
+
+
+@pytest.fixture
+def recorder() -> Iterator[tuple[str, list[bytes]]]:
+    """The address of a listener, and everything that anybody said to it."""
+    heard: list[bytes] = []
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Recorder) as server:
+        server.heard = heard  # type: ignore[attr-defined]
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield f"127.0.0.1:{server.server_address[1]}", heard
+        server.shutdown()
+
+
+async def test_no_proxy_hears_what_stays_on_this_machine(
+    connect: Connect, foreign: Foreign, recorder: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plaintext to loopback is allowed because nobody hears it, and so it never takes the way over a proxy."""
+    monkeypatch.setenv("https_proxy", f"http://{recorder[0]}")
+    art = connect(endpoint=foreign.listen(), credentials="AQVN-canary")
+    await art.submit("a red cat")
+    assert recorder[1] == []
+
+
+async def test_a_proxy_is_told_once_or_refused(
+    connect: Connect, recorder: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names it without its password; with `proxy=False` it hears nothing."""
+    address, heard = recorder
+    monkeypatch.setenv("https_proxy", f"http://user:secret@{address}")
+    refusing = connect(endpoint="https://pictures.invalid", proxy=False, rpc_timeout=0.3)
+    with pytest.raises(Unavailable):
+        await refusing.warm_up()
+    assert heard == []
+    with caplog.at_level(logging.INFO, logger="yandexart_grpc"):
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await connect(endpoint="https://pictures.invalid", rpc_timeout=0.3).warm_up()
+    assert [message for message in caplog.messages if address in message] == [
+        f"connections go through the proxy {address}, which the environment names; proxy=False uses none"
+    ]
+    assert heard[0].startswith(b"CONNECT pictures.invalid:443 ")

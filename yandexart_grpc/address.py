@@ -105,6 +105,19 @@ class Endpoint:
         return Endpoint.parse(self.upstream) if self.upstream else self
 
 
+def address_of_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> str | None:
+    """The proxy that gRPC uses for an address, without the password that may be in it; None where it connects itself.
+
+    The rules are those of gRPC: the names are in lower case, the first that is set holds, only `http://` is known, and of
+    `no_proxy` each entry stands for all names that end with it.
+    """
+    named = next(filter(None, map(environ.get, ("grpc_proxy", "https_proxy", "http_proxy"))), "")
+    found = re.fullmatch(r"http://(?:[^@/]*@)?([^@/]+)/?", named)
+    spared = next(filter(None, map(environ.get, ("no_grpc_proxy", "no_proxy"))), "").lower()
+    entries = filter(None, map(str.strip, spared.split(",")))
+    return None if found is None or any(map(endpoint.host.endswith, entries)) else found[1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """Where the credential of a client may go. Loopback and Yandex's hosts are always allowed."""

@@ -62,6 +62,9 @@ class AsyncYandexArt:
         submits_per_minute: float = SUBMITS_PER_MINUTE,
         history: str | os.PathLike[str] | None = None,
         store: str | None = None,
+        client_certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        proxy: bool = True,
         allow_plaintext: bool = False,
     ) -> None:
         self._settings = Settings.resolve(
@@ -72,6 +75,9 @@ class AsyncYandexArt:
             root_certificates=root_certificates,
             history=history,
             store=store,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            proxy=proxy,
             allow_plaintext=allow_plaintext,
             limits=Limits(
                 timeout=timeout,

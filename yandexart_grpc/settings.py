@@ -69,6 +69,12 @@ class Settings:
     store: str | None
     """Where a server inside this process keeps its operations; None for as long as it lives."""
     limits: Limits
+    client_certificate: bytes | None = field(default=None, repr=False)
+    """PEM of the chain that this client shows, where the server wants to see one."""
+    client_key: bytes | None = field(default=None, repr=False)
+    """PEM of the key of that certificate."""
+    proxy: bool = True
+    """Whether a proxy that the environment names is used."""
 
     @classmethod
     def resolve(
@@ -82,6 +88,9 @@ class Settings:
         history: str | os.PathLike[str] | None,
         store: str | None,
         limits: Limits,
+        client_certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        proxy: bool = True,
         allow_plaintext: bool = False,
         environ: Mapping[str, str] = os.environ,
     ) -> "Settings":
@@ -106,7 +115,8 @@ class Settings:
         store = store or environ.get("YANDEXART_STORE") or None
         if store and not embedded:
             found.append(f"store: {store!r} is for a server in this process, and the endpoint is none of {', '.join(EMBEDDED)}")
-        pem = _read_pem(root_certificates, found)
+        pem = _read_pem("root_certificates", root_certificates, found)
+        chain, key = _pair(client_certificate, client_key, found)
         if found:
             raise ConfigurationError("; ".join(found))
         return cls(
@@ -118,6 +128,9 @@ class Settings:
             history=Path(history) if history else None,
             store=store,
             limits=limits,
+            client_certificate=chain,
+            client_key=key,
+            proxy=proxy,
         )
 
     def span(self, timeout: Timeout) -> float | None:
@@ -173,14 +186,32 @@ def _credential(given: str | None, environ: Mapping[str, str], found: list[str],
     return credential
 
 
-def _read_pem(path: str | os.PathLike[str] | None, found: list[str]) -> bytes | None:
+def _read_pem(name: str, path: str | os.PathLike[str] | None, found: list[str], kind: str = "CERTIFICATE") -> bytes | None:
     if path is None:
         return None
     try:
         pem = Path(path).read_bytes()
     except OSError as error:
-        found.append(f"root_certificates: {error}")
+        found.append(f"{name}: {error}")
         return None
-    if b"-----BEGIN CERTIFICATE-----" not in pem:
-        found.append(f"root_certificates: {os.fspath(path)!r} holds no PEM certificate")
+    if not re.search(rb"-----BEGIN [A-Z ]*" + kind.encode(), pem):
+        found.append(f"{name}: {os.fspath(path)!r} holds no PEM {kind.lower()}")
     return pem
+
+
+def _pair(
+    certificate: str | os.PathLike[str] | None, key: str | os.PathLike[str] | None, found: list[str]
+) -> tuple[bytes | None, bytes | None]:
+    """What a client shows who it is with: both or neither, and each of them that of the other."""
+    before = len(found)
+    pems = _read_pem("client_certificate", certificate, found), _read_pem("client_key", key, found, "PRIVATE KEY")
+    if (certificate is None) != (key is None):
+        found.append("client_certificate, client_key: one of them is missing, and they are needed together")
+    elif certificate is not None and key is not None and len(found) == before:
+        import ssl  # takes long to import, and few need it
+
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=lambda: "")
+        except ssl.SSLError as error:
+            found.append(f"client_certificate, client_key: {os.fspath(certificate)!r} and {os.fspath(key)!r}: {error.reason}")
+    return pems

@@ -28,6 +28,9 @@ class Connection(TypedDict):
     rpc_timeout: float
     max_message_bytes: int
     store: str | None
+    client_certificate: str | None
+    client_key: str | None
+    proxy: bool
     allow_plaintext: bool
 
 
@@ -73,6 +76,9 @@ def connection_options(command: F) -> F:
             metavar="URL",
             help="Where demo:// and images:// keep operations: sqlite:///PATH. They end with the command where none is given.",
         ),
+        click.option("--client-certificate", metavar="FILE", help="PEM file with what this client shows who it is with."),
+        click.option("--client-key", metavar="FILE", help="PEM file with the key of that certificate."),
+        click.option("--no-proxy", "proxy", flag_value=False, default=True, help="Use no proxy, whatever the environment says."),
         click.option("--allow-plaintext", is_flag=True, help="Let the credential go over http:// beyond this machine."),
     )
 
@@ -150,7 +156,7 @@ def pick_up_command(operation_id: str) -> str:
     for option in context.command.params:
         if option.name in CARRIED and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
             value = context.params[option.name]
-            words += option.opts[:1] if value is True else [option.opts[0], str(value)]
+            words += option.opts[:1] if isinstance(value, bool) else [option.opts[0], str(value)]
     if context.params.get("demo"):
         words += ["--endpoint", DEMO]
     return shlex.join(words)

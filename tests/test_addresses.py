@@ -1,11 +1,14 @@
 """Addresses: where a credential may go, who is believed to be there, and how the way is found."""
 
+import asyncio
 import logging
 import socket
 import socketserver
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,20 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from yandex.cloud.endpoint import api_endpoint_service_pb2_grpc
+from yandex.cloud.endpoint.api_endpoint_pb2 import ApiEndpoint
+from yandex.cloud.endpoint.api_endpoint_service_pb2 import (
+    GetApiEndpointRequest,
+    ListApiEndpointsRequest,
+    ListApiEndpointsResponse,
+)
 
-from tests.conftest import Face
+from tests.conftest import Face, collect
 from tests.foreign import Foreign, jpeg
 from tests.test_settings import resolve
 from yandexart_grpc import AsyncYandexArt, ConfigurationError, Unavailable, YandexArt
 from yandexart_grpc.address import Endpoint, address_of_proxy
+from yandexart_grpc.server import Embedded
 
 Connect = Callable[..., Face]
 PICTURE = jpeg()
@@ -317,3 +328,142 @@ async def test_a_proxy_is_told_once_or_refused(
         f"connections go through the proxy {address}, which the environment names; proxy=False uses none"
     ]
     assert heard[0].startswith(b"CONNECT pictures.invalid:443 ")
+
+
+# Regions and directories
+
+
+class Directory(api_endpoint_service_pb2_grpc.ApiEndpointServiceServicer):
+    """Tells what it is told to, and remembers who asked."""
+
+    def __init__(self, addresses: dict[str, str] | grpc.StatusCode) -> None:
+        self.addresses = addresses
+        self.asked: list[dict[str, str | bytes]] = []
+
+    def List(self, request: ListApiEndpointsRequest, context: grpc.ServicerContext) -> ListApiEndpointsResponse:
+        self.asked.append(dict(context.invocation_metadata()))
+        if isinstance(self.addresses, grpc.StatusCode):
+            context.abort(self.addresses, "not today")
+        known = [ApiEndpoint(id=name, address=address) for name, address in self.addresses.items()]
+        return ListApiEndpointsResponse(endpoints=known)
+
+    def Get(self, request: GetApiEndpointRequest, context: grpc.ServicerContext) -> ApiEndpoint:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "the list says it all")
+
+
+Tell = Callable[[dict[str, str] | grpc.StatusCode], tuple[Directory, str]]
+
+
+@pytest.fixture
+def tell() -> Iterator[Tell]:
+    """Starts directories, and gives their addresses."""
+    with ExitStack() as life:
+
+        def start(addresses: dict[str, str] | grpc.StatusCode) -> tuple[Directory, str]:
+            server = grpc.server(ThreadPoolExecutor(4))
+            api_endpoint_service_pb2_grpc.add_ApiEndpointServiceServicer_to_server(directory := Directory(addresses), server)
+            port = server.add_insecure_port("127.0.0.1:0")
+            server.start()
+            life.callback(lambda: server.stop(None).wait())
+            return directory, f"http://127.0.0.1:{port}"
+
+        yield start
+
+
+def everywhere(address: str) -> dict[str, str]:
+    """All services at one address."""
+    return dict.fromkeys(("ai-foundation-models", "operation", "iam"), address.removeprefix("http://"))
+
+
+def test_a_region_is_an_address() -> None:
+    """`ru` is where nothing is said, and wins over the environment; `kz` is known to its directory alone."""
+    assert resolve() == resolve(endpoint="ru") == resolve({"YANDEXART_ENDPOINT": "http://localhost:1"}, endpoint="ru")
+    assert resolve().iam_endpoint == Endpoint("iam.api.cloud.yandex.net:443")
+    for settings in resolve(endpoint="kz"), resolve({"YANDEXART_ENDPOINT": "kz"}):
+        assert settings.discovery == Endpoint("api.yandexcloud.kz:443")
+        assert not settings.endpoint.is_known
+        assert not settings.operation_endpoint.is_known
+    with pytest.raises(ConfigurationError, match="credentials: none given"):
+        resolve(endpoint="kz", credentials=None)
+
+
+def test_a_directory_stands_for_the_addresses_that_are_not_given() -> None:
+    """It wins over the endpoint of the environment, and goes with no other that is given."""
+    settings = resolve({"YANDEXART_ENDPOINT": "h:1"}, discovery="h:2", iam_endpoint="h:3")
+    assert (settings.discovery, settings.endpoint.is_known, settings.iam_endpoint) == (Endpoint("h:2"), False, Endpoint("h:3"))
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"discovery": "h:1", "endpoint": "h:2"}, "discovery: 'h:1' would tell the endpoint, which is given as 'h:2'"),
+        ({"discovery": "demo://"}, "discovery: 'demo://' is a server inside a process"),
+        ({"discovery": "h"}, "discovery: 'h' is none of"),
+        ({"iam_endpoint": "h"}, "iam_endpoint: 'h' is none of"),
+    )
+    for arguments, words in wrong:
+        with pytest.raises(ConfigurationError, match=words):
+            resolve(**arguments)
+
+
+async def test_a_directory_is_asked_once_by_the_first_call(connect: Connect, server: Embedded) -> None:
+    """Our server tells where it is itself, and a picture comes."""
+    art = connect(endpoint=None, discovery=server.endpoint, credentials="AQVN-canary")
+    image = await art.generate("a red cat", seed=1)
+    assert (await (await art.operation(image.operation_id)).result()).data == image.data
+
+
+@pytest.mark.parametrize("first", ["submit", "done", "warm_up", "cancel"])
+async def test_whatever_comes_first_asks_the_directory(connect: Connect, server: Embedded, tell: Tell, first: str) -> None:
+    """Each kind of call asks, the second does not, and no question carries the credential."""
+    told, address = tell(everywhere(server.endpoint))
+    submitted = await connect().submit("a red cat")
+    art = connect(endpoint=None, discovery=address, credentials="AQVN-canary")
+    assert told.asked == []
+    handle = await art.operation(submitted.id)
+    await {"submit": lambda: art.submit("a cat"), "done": handle.done, "warm_up": art.warm_up, "cancel": handle.cancel}[first]()
+    await art.submit("a red cat")
+    assert len(told.asked) == 1
+    assert "authorization" not in told.asked[0]
+
+
+async def test_many_first_calls_ask_the_directory_once(connect: Connect, server: Embedded, tell: Tell) -> None:
+    """Those who come together wait for one answer."""
+    told, address = tell(everywhere(server.endpoint))
+    art = connect(endpoint=None, discovery=address)
+    await asyncio.gather(*(art.submit("a red cat") for _ in range(20)))
+    assert len(await collect(art, "map", ["a cat", "a dog"])) == 2
+    assert len(told.asked) == 1
+
+
+async def test_a_directory_that_fails_is_named_and_asked_again(connect: Connect, server: Embedded, tell: Tell) -> None:
+    """Nothing is ordered meanwhile; when it answers, the same client works."""
+    told, address = tell(grpc.StatusCode.UNAVAILABLE)
+    art = connect(endpoint=None, discovery=address)
+    with pytest.raises(Unavailable, match=f"discovery: {address} did not tell .* not today") as caught:
+        await art.submit("a red cat")
+    assert caught.value.billed == "no"
+    told.addresses = everywhere(server.endpoint)
+    await art.submit("a red cat")
+    with pytest.raises(ConfigurationError, match=r"discovery: .*UNIMPLEMENTED"):
+        await connect(endpoint=None, discovery=Foreign().listen()).submit("a red cat")
+    with pytest.raises(Unavailable, match=r"discovery: http://127\.0\.0\.1:1 did not tell"):
+        await connect(endpoint=None, discovery="http://127.0.0.1:1").submit("a red cat")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "words"),
+    [
+        ({}, "endpoint: no 'ai-foundation-models' among what it tells; operation_endpoint: no 'operation'"),
+        (everywhere("nowhere"), "endpoint: .*nowhere.* is none of"),
+        (everywhere("ftp://art:1"), "endpoint: .* is none of"),
+        (everywhere("art.example.com:443"), "endpoint: 'art.example.com' is no host of Yandex"),
+        (everywhere("llm.api.cloud.yandex.net:80"), "endpoint: http://llm.* is plaintext"),
+    ],
+)
+@pytest.mark.parametrize("given", [True, False])
+async def test_a_directory_that_lies_gets_no_key(
+    connect: Connect, tell: Tell, addresses: dict[str, str], words: str, given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may send a credential, given or of the environment, neither to a stranger nor over plaintext."""
+    if not given:
+        monkeypatch.setenv("YC_API_KEY", "AQVN-canary")
+    art = connect(endpoint=None, discovery=tell(addresses)[1], credentials="AQVN-canary" if given else None)
+    with pytest.raises(ConfigurationError, match=f"discovery: .* does not help: .*{words}"):
+        await art.submit("a red cat")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "yandexart_grpc"
 
 CORE = ("_budget", "_crowd", "_drive", "_history", "_pace", "_plan", "_step", "_submit", "_tasks", "_wait")
-SHELL = ("_version", "address", "auth", "channel", "errors", "image", "operation", "request", "settings", "stubs")
+SHELL = ("_version", "address", "auth", "channel", "directory", "errors", "image", "operation", "request", "settings", "stubs")
 MAY_IMPORT = {
     "stubs": ("yandexart_pb",),
     "_version": (),
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "address": (),
     "settings": ("address", "auth", "errors"),
     "channel": ("_version", "address", "errors", "settings", "stubs", "server"),
+    "directory": ("address", "channel", "errors", "settings", "stubs"),
     "_plan": (),
     "_step": ("stubs",),
     "_budget": ("_step",),

@@ -11,6 +11,8 @@ from functools import cached_property
 
 GENERATION = "https://llm.api.cloud.yandex.net:443"
 OPERATIONS = "https://operation.api.cloud.yandex.net:443"
+IAM = "https://iam.api.cloud.yandex.net:443"
+"""Where keys are exchanged for tokens, also by the client of another server: they are meant for nobody else."""
 DIRECTORIES = {"ru": None, "kz": "https://api.yandexcloud.kz:443"}
 """The regions of Yandex Cloud, and who knows the addresses of the region where they are not known here."""
 FORMS = (
@@ -36,7 +38,7 @@ class Endpoint:
 
     target: str
     """`host:port`, or `dns:///name:port` for all that stand behind the name; empty for a server inside this process that is not
-    started yet."""
+    started yet, and for what a directory is still to be asked for."""
     plaintext: bool = False
     embedded: str | None = None
     """The backend of a server inside this process, which ends with the client."""
@@ -68,6 +70,11 @@ class Endpoint:
             case "dns" | "dns+http":
                 return cls(f"dns://{found['resolver'] or ''}/{host}:{port}", plaintext=scheme == "dns+http")
         return cls(f"{host}:{port}", plaintext=scheme == "http")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether no directory has to be asked for it."""
+        return bool(self.target or self.embedded)
 
     @property
     def balanced(self) -> bool:
@@ -122,8 +129,10 @@ def address_of_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> str | No
 class Trust:
     """Where the credential of a client may go. Loopback and Yandex's hosts are always allowed."""
 
-    hosts: frozenset[str] | None
-    """The other hosts that were named for it; None where it was given together with its addresses."""
+    hosts: frozenset[str]
+    """The other hosts that were named for it."""
+    anywhere: bool
+    """Whether it was given together with its addresses, which says enough."""
     plaintext: bool
     """Whether it may go where anybody on the way can read it."""
 
@@ -131,21 +140,76 @@ class Trust:
     def of(cls, environ: Mapping[str, str], *, given: bool, plaintext: bool) -> "Trust":
         """The trust in the addresses of a client whose credential is `given` as an argument, or else from the environment."""
         named = re.split(r"[,\s]+", environ.get(TRUSTED_HOST, "").lower())
-        return cls(hosts=None if given else frozenset(named) - {""}, plaintext=plaintext)
+        return cls(hosts=frozenset(named) - {""}, anywhere=given, plaintext=plaintext)
 
     def found_by(self, directory: Endpoint) -> "Trust":
-        """The same for addresses that a directory told: it may name itself only where the credential was meant for it."""
-        return self if self.hosts is not None else replace(self, hosts=frozenset({directory.host}))
+        """The trust in what a directory tells: its own host was said as well, if addresses were, and no other."""
+        return replace(self, hosts=self.hosts | {directory.host}, anywhere=False) if self.anywhere else self
 
     def problems(self, name: str, endpoint: Endpoint) -> Iterator[str]:
         """Why the credential must not go to an address, one sentence each."""
         where = endpoint.beyond
         if where.is_here:
             return
-        if self.hosts is not None and not where.is_yandex and where.host not in self.hosts:
+        if not self.anywhere and not where.is_yandex and where.host not in self.hosts:
             yield (
                 f"{name}: {where.host!r} is no host of Yandex, and the credential was not configured for it; pass credentials="
                 f" together with the address, set {TRUSTED_HOST}={where.host}, or leave the credential out"
             )
         if where.plaintext and not self.plaintext:
             yield f"{name}: {where} is plaintext, and all on the way could read the credential: allow_plaintext permits that"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a client goes. What a directory has to be asked for is not known."""
+
+    endpoint: Endpoint
+    operation_endpoint: Endpoint
+    iam_endpoint: Endpoint
+    discovery: Endpoint | None
+    of_yandex: bool
+    """Whether Yandex Cloud is meant because nothing else was said, or by the name of a region."""
+
+    @classmethod
+    def resolve(
+        cls,
+        endpoint: str | None,
+        operation_endpoint: str | None,
+        iam_endpoint: str | None,
+        discovery: str | None,
+        found: list[str],
+    ) -> "Addresses":
+        """The addresses that are given or known; what is wrong with them is added to `found`."""
+        if endpoint and discovery:
+            found.append(f"discovery: {discovery!r} would tell the endpoint, which is given as {endpoint!r}; leave one out")
+        of_yandex = not discovery and (endpoint or "ru") in DIRECTORIES
+        directory = discovery or DIRECTORIES.get(endpoint or "ru")
+        given = None if of_yandex else endpoint
+
+        def parse(name: str, text: str | None, known: str) -> Endpoint:
+            if not text and directory:
+                return Endpoint("")
+            try:
+                return Endpoint.parse(text or known)
+            except ValueError as error:
+                found.append(f"{name}: {error}")
+                return Endpoint("")
+
+        asked = parse("discovery", directory, "") if directory else None
+        if asked and asked.embedded:
+            found.append(f"discovery: {directory!r} is a server inside a process, which tells nobody else's address")
+        return cls(
+            parse("endpoint", given, GENERATION),
+            parse("operation_endpoint", operation_endpoint or given, OPERATIONS),
+            parse("iam_endpoint", iam_endpoint, IAM),
+            asked,
+            of_yandex,
+        )
+
+    def problems(self, trust: Trust) -> Iterator[str]:
+        """Why the credential must not go to one of them."""
+        yield from trust.problems("endpoint", self.endpoint)
+        if self.operation_endpoint != self.endpoint:
+            yield from trust.problems("operation_endpoint", self.operation_endpoint)
+        yield from trust.problems("iam_endpoint", self.iam_endpoint)

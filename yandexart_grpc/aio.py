@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Self, Unpack, overload
 
 import grpc
 
-from yandexart_grpc import _history, channel, stubs
+from yandexart_grpc import _history, channel, directory, stubs
 from yandexart_grpc._drive import AsyncNaps, adrive
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Answer, Probe, Step, Steps, is_read
@@ -53,6 +53,8 @@ class AsyncYandexArt:
         credentials: str | None = None,
         endpoint: str | None = None,
         operation_endpoint: str | None = None,
+        iam_endpoint: str | None = None,
+        discovery: str | None = None,
         root_certificates: str | os.PathLike[str] | None = None,
         timeout: float | None = TIMEOUT,
         rpc_timeout: float = RPC_TIMEOUT,
@@ -72,6 +74,8 @@ class AsyncYandexArt:
             credentials=credentials,
             endpoint=endpoint,
             operation_endpoint=operation_endpoint,
+            iam_endpoint=iam_endpoint,
+            discovery=discovery,
             root_certificates=root_certificates,
             history=history,
             store=store,
@@ -102,6 +106,7 @@ class AsyncYandexArt:
         self._naps = AsyncNaps()
         known = _history.load(self._settings.history)
         self._pace = Pace(self._settings.limits, time.monotonic, known, self._naps.end)
+        self._locating = asyncio.Lock()
         self._link: _Link | None = None
         self._closed = False
 
@@ -112,7 +117,6 @@ class AsyncYandexArt:
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
             request = self._request(prompt, image)
-            self._open()  # an embedded server has no address before
             return Image.from_operation(await self._drive(order(request.to_proto(), self._pace, deadline, key)), request)
 
     async def submit(
@@ -210,6 +214,7 @@ class AsyncYandexArt:
     async def warm_up(self, *, timeout: Timeout = ...) -> None:
         """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
         deadline = self._deadline(timeout)
+        await self._locate()
         for target in self._open().probes:
             await adrive(connect(target, self._pace, deadline), self._call, self._naps.nap)
 
@@ -240,7 +245,6 @@ class AsyncYandexArt:
 
     async def _submit(self, request: ImageRequest, deadline: float, key: str) -> AsyncOperation:
         """Send the request as it is."""
-        self._open()  # an embedded server has no address before
         seen = await self._drive(submit(request.to_proto(), self._pace, deadline, key))
         known = Order(seen.id, request, key, born=self._pace.now())
         known.saw(seen)
@@ -250,14 +254,25 @@ class AsyncYandexArt:
         return self._pace.deadline(self._settings.span(timeout))
 
     async def _drive(self, steps: Steps) -> stubs.Operation:
+        await self._locate()
+        self._open()  # an embedded server has no address before
         return await adrive(steps, self._call, self._naps.nap)
 
     async def _cancel(self, operation_id: str) -> stubs.Operation:
         request = stubs.CancelOperationRequest(operation_id=operation_id)
         metadata = self._settings.metadata()
+        await self._locate()
         return await self._made(self._open().operations.Cancel(request, timeout=self._pace.rpc_timeout, metadata=metadata))
 
+    async def _locate(self) -> None:
+        """Find out where the services are, once."""
+        if self._settings.discovery is not None:
+            async with self._locating:
+                self._require_usable()
+                self._settings = await directory.alocate(self._settings)
+
     async def _call(self, step: Step) -> Answer:
+        await self._locate()
         link = self._open()
         if isinstance(step.request, Probe):
             method = link.probes[step.request.target]
@@ -284,9 +299,12 @@ class AsyncYandexArt:
             nothing = grpc.aio.Metadata()
             raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, "this client was closed") from None
 
-    def _open(self) -> "_Link":
+    def _require_usable(self) -> None:
         if self._closed:
             raise ConfigurationError("this client is closed")
+
+    def _open(self) -> "_Link":
+        self._require_usable()
         loop = asyncio.get_running_loop()
         if self._link is None:
             self._link = _Link.open(self._settings, loop)

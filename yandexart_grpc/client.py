@@ -4,6 +4,7 @@ A shell around the core: `_submit` and `_wait` decide, `_drive` and `_crowd` per
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import Any, Literal, Self, Unpack, overload
 
 import grpc
 
-from yandexart_grpc import _history, channel, stubs
+from yandexart_grpc import _history, channel, directory, stubs
 from yandexart_grpc._crowd import Crowd
 from yandexart_grpc._drive import Naps, drive
 from yandexart_grpc._pace import Pace
@@ -65,6 +66,8 @@ class YandexArt:
         credentials: str | None = None,
         endpoint: str | None = None,
         operation_endpoint: str | None = None,
+        iam_endpoint: str | None = None,
+        discovery: str | None = None,
         root_certificates: str | os.PathLike[str] | None = None,
         timeout: float | None = TIMEOUT,
         rpc_timeout: float = RPC_TIMEOUT,
@@ -84,6 +87,8 @@ class YandexArt:
             credentials=credentials,
             endpoint=endpoint,
             operation_endpoint=operation_endpoint,
+            iam_endpoint=iam_endpoint,
+            discovery=discovery,
             root_certificates=root_certificates,
             history=history,
             store=store,
@@ -104,13 +109,11 @@ class YandexArt:
         self._probes: dict[str, Any] = {}
         self._settings = channel.start_embedded(settings, self._life)
         self._naps = Naps()
-        known, target = _history.load(settings.history), self._settings.endpoint.target
-        self._pace = Pace(settings.limits, time.monotonic, known, self._naps.end, target)
-        generation = operations = self._open(self._settings.endpoint)
-        if self._settings.operation_endpoint != self._settings.endpoint:
-            operations = self._open(self._settings.operation_endpoint)
-        self._generation = stubs.ImageGenerationAsyncServiceStub(generation)
-        self._operations = stubs.OperationServiceStub(operations)
+        known = _history.load(settings.history)
+        self._pace = Pace(settings.limits, time.monotonic, known, self._naps.end)
+        self._locating = threading.Lock()
+        if self._settings.discovery is None:
+            self._connect(self._settings)
         self._process = os.getpid()
         self._closed = False
 
@@ -255,6 +258,7 @@ class YandexArt:
     def warm_up(self, *, timeout: Timeout = ...) -> None:
         """Connect before there is anything to send, so that the first order need not wait for it. Raises `Unavailable`."""
         deadline = self._deadline(timeout)
+        self._locate()
         for target in self._probes:
             drive(connect(target, self._pace, deadline), self._call, self._naps.nap)
 
@@ -276,6 +280,24 @@ class YandexArt:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
+    def _locate(self) -> None:
+        """Find out where the services are, once."""
+        if self._settings.discovery is not None:
+            with self._locating:
+                self._require_usable()
+                settings = directory.locate(self._settings)
+                if settings is not self._settings:
+                    self._connect(settings)
+                self._settings = settings
+
+    def _connect(self, settings: Settings) -> None:
+        self._pace.target = settings.endpoint.target
+        generation = operations = self._open(settings.endpoint)
+        if settings.operation_endpoint != settings.endpoint:
+            operations = self._open(settings.operation_endpoint)
+        self._generation = stubs.ImageGenerationAsyncServiceStub(generation)
+        self._operations = stubs.OperationServiceStub(operations)
+
     def _open(self, endpoint: Endpoint) -> grpc.Channel:
         opened = self._life.enter_context(channel.open_channel(endpoint, self._settings))
         self._probes[endpoint.target] = channel.probe(opened)
@@ -288,17 +310,21 @@ class YandexArt:
         return self._pace.deadline(self._settings.span(timeout))
 
     def _drive(self, steps: Steps) -> stubs.Operation:
+        self._locate()
         return drive(steps, self._call, self._naps.nap)
 
     def _crowd(self) -> "Crowd[Any]":
+        self._locate()
         return Crowd(self._begin, self._answer, self._naps)
 
     def _cancel(self, operation_id: str) -> stubs.Operation:
         self._require_usable()
+        self._locate()
         request = stubs.CancelOperationRequest(operation_id=operation_id)
         return self._operations.Cancel(request, timeout=self._pace.rpc_timeout, metadata=self._settings.metadata())
 
     def _call(self, step: Step) -> Answer:
+        self._locate()
         method, arguments = self._prepare(step)
         try:
             if is_read(step) and step.hold is None:  # nothing is announced then

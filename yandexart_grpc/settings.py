@@ -9,7 +9,7 @@ from pathlib import Path
 from types import EllipsisType
 
 from yandexart_grpc import auth
-from yandexart_grpc.address import EMBEDDED, GENERATION, OPERATIONS, Endpoint, Trust
+from yandexart_grpc.address import EMBEDDED, IAM, Addresses, Endpoint, Trust
 from yandexart_grpc.errors import ConfigurationError, InvalidRequest
 
 TIMEOUT = 300.0
@@ -69,6 +69,12 @@ class Settings:
     store: str | None
     """Where a server inside this process keeps its operations; None for as long as it lives."""
     limits: Limits
+    iam_endpoint: Endpoint = field(default_factory=lambda: Endpoint.parse(IAM))
+    """Where keys are exchanged for tokens."""
+    discovery: Endpoint | None = None
+    """The directory that has to be asked for the addresses that are not known yet."""
+    trust: Trust | None = None
+    """Where the credential may go, where there is one."""
     client_certificate: bytes | None = field(default=None, repr=False)
     """PEM of the chain that this client shows, where the server wants to see one."""
     client_key: bytes | None = field(default=None, repr=False)
@@ -88,6 +94,8 @@ class Settings:
         history: str | os.PathLike[str] | None,
         store: str | None,
         limits: Limits,
+        iam_endpoint: str | None = None,
+        discovery: str | None = None,
         client_certificate: str | os.PathLike[str] | None = None,
         client_key: str | os.PathLike[str] | None = None,
         proxy: bool = True,
@@ -99,17 +107,16 @@ class Settings:
         Raises `ConfigurationError`, which names everything that is wrong at once: setting, value and limit.
         """
         found = list(limits.problems())
-        endpoint = endpoint or environ.get("YANDEXART_ENDPOINT") or None
-        generation = _parse("endpoint", endpoint or GENERATION, found)
-        operations = _parse("operation_endpoint", operation_endpoint or endpoint or OPERATIONS, found)
-        embedded = generation.embedded or operations.embedded
-        credential = _credential(credentials, environ, found, needed=endpoint is None or embedded == "images")
+        if not discovery:
+            endpoint = endpoint or environ.get("YANDEXART_ENDPOINT")
+        where = Addresses.resolve(endpoint, operation_endpoint, iam_endpoint, discovery, found)
+        embedded = where.endpoint.embedded or where.operation_endpoint.embedded
+        credential = _credential(credentials, environ, found, needed=where.of_yandex or embedded == "images")
+        trust = None
         if credential is not None:
             trust = Trust.of(environ, given=credentials is not None, plaintext=allow_plaintext)
-            found += trust.problems("endpoint", generation)
-            if operations != generation:
-                found += trust.problems("operation_endpoint", operations)
-        folder = folder_id or environ.get("YC_FOLDER_ID") or ("demo" if generation.embedded == "demo" else None)
+            found += where.problems(trust)
+        folder = folder_id or environ.get("YC_FOLDER_ID") or ("demo" if where.endpoint.embedded == "demo" else None)
         if folder and not re.fullmatch(r"[\w.-]{1,50}", folder, re.ASCII):
             found.append(f"folder_id: {folder!r} is not up to 50 letters, digits, '.', '_' and '-'")
         store = store or environ.get("YANDEXART_STORE") or None
@@ -122,8 +129,11 @@ class Settings:
         return cls(
             folder_id=folder,
             credential=credential,
-            endpoint=generation,
-            operation_endpoint=operations,
+            endpoint=where.endpoint,
+            operation_endpoint=where.operation_endpoint,
+            iam_endpoint=where.iam_endpoint,
+            discovery=where.discovery,
+            trust=trust,
             root_certificates=pem,
             history=Path(history) if history else None,
             store=store,
@@ -165,14 +175,6 @@ def problems_of_time(name: str, value: float | None) -> list[str]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _parse(name: str, text: str, found: list[str]) -> Endpoint:
-    try:
-        return Endpoint.parse(text)
-    except ValueError as error:
-        found.append(f"{name}: {error}")
-        return Endpoint("")
 
 
 def _credential(given: str | None, environ: Mapping[str, str], found: list[str], *, needed: bool) -> auth.Credential | None:

@@ -24,6 +24,8 @@ class Connection(TypedDict):
 
     endpoint: str | None
     operation_endpoint: str | None
+    iam_endpoint: str | None
+    discovery: str | None
     root_certificates: str | None
     rpc_timeout: float
     max_message_bytes: int
@@ -48,10 +50,12 @@ def connection_options(command: F) -> F:
             envvar="YANDEXART_ENDPOINT",
             show_envvar=True,
             metavar="URL",
-            help="https://host:port, host:port (TLS), http://host:port, demo:// or images:// (the Images API of Yandex Cloud). "
-            "Without one, the asynchronous API of Yandex Cloud.",
+            help="https://host:port, host:port (TLS), http://host:port, dns:///name:port, demo:// or images:// (the Images API "
+            "of Yandex Cloud). Without one, or as ru or kz, the asynchronous API of Yandex Cloud.",
         ),
         click.option("--operation-endpoint", metavar="URL", help="Where operations are read, if that is another place."),
+        click.option("--iam-endpoint", metavar="URL", help="Where keys are exchanged for tokens, if not at Yandex."),
+        click.option("--discovery", metavar="URL", help="Who is asked for all these addresses instead."),
         click.option("--root-certificates", metavar="FILE", help="PEM file with the authority of the server."),
         click.option(
             "--rpc-timeout",
@@ -133,7 +137,7 @@ def demo_option(command: F) -> F:
 def point_to_demo(connection: Connection) -> None:
     """What --demo does. It goes with no other endpoint."""
     context = click.get_current_context()
-    for name in "endpoint", "operation_endpoint":
+    for name in "endpoint", "operation_endpoint", "discovery":
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--demo is short for --endpoint {DEMO} and goes with no other endpoint.")
     connection["endpoint"] = DEMO

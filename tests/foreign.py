@@ -128,7 +128,8 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
 
     `generate` and `reads` are answered in their order, whichever operation is meant; after them every submit is accepted and
     every operation is done, with `image`, which may depend on the request. With a `scope`, a key that is known there is not
-    executed again. `submits` are all calls of `Generate`, `executions` those that bought something.
+    executed again. `stranger` is what a question for an unknown operation gets. `submits` are all calls of `Generate`,
+    `executions` those that bought something.
     """
 
     def __init__(
@@ -138,8 +139,10 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         reads: Iterable[Answer] = (),
         image: bytes | Callable[[ImageGenerationRequest], bytes] = b"",
         scope: str | None = None,
+        stranger: Answer | None = None,
     ) -> None:
         self.scope = scope
+        self._stranger = stranger
         self.submits: list[Call] = []
         self.executions: list[Call] = []
         self.reads: list[Call] = []
@@ -213,6 +216,8 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         with self._lock:
             self.reads.append(_call(request, context))
             submitted = self._requests.get(request.operation_id)
+            if submitted is None and self._stranger:
+                self._stranger(Operation(), context)
             if submitted is None:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"Operation {request.operation_id} not found")
             answer = next(self._reads, None)

@@ -18,11 +18,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "yandexart_grpc"
 
 CORE = ("_budget", "_crowd", "_drive", "_history", "_pace", "_plan", "_step", "_submit", "_tasks", "_wait")
-SHELL = ("_version", "address", "auth", "channel", "directory", "errors", "image", "operation", "request", "settings", "stubs")
+SHELL = (
+    *("_version", "address", "auth", "channel", "directory", "errors", "image", "meaning", "operation", "request", "settings"),
+    "stubs",
+)
 MAY_IMPORT = {
     "stubs": ("yandexart_pb",),
     "_version": (),
-    "errors": ("stubs",),
+    "meaning": (),
+    "errors": ("meaning", "stubs"),
     "request": ("stubs", "errors"),
     "image": ("stubs", "errors", "request"),
     "auth": (),
@@ -50,7 +54,7 @@ MAY_IMPORT = {
     "server/store": ("stubs", "errors", "request"),
     "server/workers": (),
     "server/bells": (),
-    "server/backends": ("server/backends", "stubs", "errors", "request", "image"),
+    "server/backends": ("server/backends", "stubs", "errors", "meaning", "request", "image"),
     "batch": ("batch", *CORE, "client", "errors", "image", "request", "settings", "stubs"),
     "batch/rows": ("errors", "request"),
     "batch/folder": ("batch/rows", "errors", "image"),
@@ -58,7 +62,8 @@ MAY_IMPORT = {
     "batch/manifest": ("batch/folder", "batch/ledger"),
     "batch/settle": ("batch/ledger", "batch/rows", "errors", "settings"),
     "server/backends/cloud": ("server/backends/base", "aio", *SHELL),
-    "cli": ("cli", "__init__", "client", "aio", "batch", "address", "errors", "request", "settings", "server"),
+    "cli/checks": ("__init__", "address", "client", "directory", "errors", "meaning", "settings", "server/backends/images"),
+    "cli": ("cli", "__init__", "client", "aio", "batch", "address", "auth", "errors", "request", "settings", "server"),
 }
 """Who may import whom (design.md, section 2). Of the paths that fit a file the longest holds; a folder stands for all in it."""
 

@@ -75,7 +75,7 @@ def start_embedded(settings: Settings, life: ExitStack) -> Settings:
         ) from error
     kept = {"store": settings.store} if settings.store else {}
     server = embedded(backend=asked.embedded, upstream=asked.upstream, **kept)
-    here = replace(Endpoint.parse(life.enter_context(server).endpoint), embedded=asked.embedded)
+    here = replace(Endpoint.parse(life.enter_context(server).endpoint), embedded=asked.embedded, upstream=asked.upstream)
     return replace(
         settings,
         endpoint=here if settings.endpoint.embedded else settings.endpoint,

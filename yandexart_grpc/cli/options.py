@@ -112,7 +112,14 @@ def request_options(command: F) -> F:
         click.option(
             "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="A name in the folder, or an art:// URI."
         ),
-        click.option("--folder-id", envvar="YC_FOLDER_ID", show_envvar=True, metavar="ID", help="The folder that pays."),
+        folder_option,
+    )
+
+
+def folder_option(command: F) -> F:
+    """The option for the folder."""
+    return click.option("--folder-id", envvar="YC_FOLDER_ID", show_envvar=True, metavar="ID", help="The folder that pays.")(
+        command
     )
 
 

@@ -438,7 +438,12 @@ async def test_a_directory_that_fails_is_named_and_asked_again(connect: Connect,
     art = connect(endpoint=None, discovery=address)
     with pytest.raises(Unavailable, match=f"discovery: {address} did not tell .* not today") as caught:
         await art.submit("a red cat")
-    assert caught.value.billed == "no"
+    assert (caught.value.billed, caught.value.resend) == ("no", "safe")
+    handle = await art.operation("fbv00000000000000000")
+    for ask in (handle.done, handle.result, handle.cancel):
+        with pytest.raises(Unavailable, match="discovery: ") as caught:
+            await ask()
+        assert (caught.value.operation_id, caught.value.billed) == (handle.id, "yes")
     told.addresses = everywhere(server.endpoint)
     await art.submit("a red cat")
     with pytest.raises(ConfigurationError, match=r"discovery: .*UNIMPLEMENTED"):
@@ -467,3 +472,27 @@ async def test_a_directory_that_lies_gets_no_key(
     art = connect(endpoint=None, discovery=tell(addresses)[1], credentials="AQVN-canary" if given else None)
     with pytest.raises(ConfigurationError, match=f"discovery: .* does not help: .*{words}"):
         await art.submit("a red cat")
+
+
+async def test_a_key_never_leaves_for_a_host_that_it_was_not_meant_for(
+    connect: Connect, foreign: Foreign, names: str, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever address leads to a stranger, he hears no call at all; the same one hears the key where that was said."""
+    monkeypatch.setenv("YC_API_KEY", "AQVN-canary")
+    port = foreign.listen().rpartition(":")[2]
+    stranger = f"dns+http://{names}/art.example.com:{port}"
+    wrong: tuple[dict[str, Any], ...] = (
+        {"endpoint": stranger},
+        {"endpoint": stranger, "allow_plaintext": True},
+        {"endpoint": stranger, "credentials": "AQVN-canary"},
+        {"operation_endpoint": stranger, "allow_plaintext": True},
+        {"iam_endpoint": stranger, "allow_plaintext": True},
+        {"endpoint": None, "discovery": tell(everywhere(f"stranger.invalid:{port}"))[1], "allow_plaintext": True},
+        {"endpoint": f"images+http://art.example.com:{port}", "allow_plaintext": True},
+    )
+    for settings in wrong:
+        with pytest.raises(ConfigurationError, match=r"no host of Yandex|is plaintext"):
+            await connect(**settings).submit("a red cat")
+    assert not foreign.calls
+    await connect(endpoint=stranger, credentials="AQVN-canary", allow_plaintext=True).submit("a red cat")
+    assert foreign.submits[0].metadata["authorization"] == "Api-Key AQVN-canary"

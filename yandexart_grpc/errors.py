@@ -261,11 +261,15 @@ def retry_after(error: grpc.RpcError) -> float | None:
 
 @contextmanager
 def translated(doing: str, operation_id: str) -> Iterator[None]:
-    """Raise a failed call about an operation as what `from_rpc` gives for it."""
+    """Raise a failed call about an operation as what `from_rpc` gives for it; one that never came so far is about it too."""
     try:
         yield
     except grpc.RpcError as error:
         raise from_rpc(error, doing, operation_id=operation_id) from error
+    except YandexArtError as error:
+        if error.operation_id is None:
+            error.operation_id, error.billed = operation_id, "yes"
+        raise
 
 
 @contextmanager

@@ -83,7 +83,8 @@ class Operation:
         what came is not a whole image.
         """
         watching = self._order.watch(self._client._pace, self._client._deadline(timeout))
-        return self._order.hand_over(self._order.ended or self._client._drive(watching))
+        with translated("waiting for", self.id):
+            return self._order.hand_over(self._order.ended or self._client._drive(watching))
 
     def cancel(self) -> bool:
         """Ask the service not to make the image, and return whether it was cancelled. Too late is not an error.
@@ -119,7 +120,8 @@ class AsyncOperation:
     async def result(self, timeout: Timeout = ...) -> Image:
         """Wait for the image, as `Operation.result` does. When the task is cancelled, the operation goes on."""
         watching = self._order.watch(self._client._pace, self._client._deadline(timeout))
-        return self._order.hand_over(self._order.ended or await self._client._drive(watching))
+        with translated("waiting for", self.id):
+            return self._order.hand_over(self._order.ended or await self._client._drive(watching))
 
     async def cancel(self) -> bool:
         """Ask the service not to make the image, as `Operation.cancel` does."""

@@ -7,7 +7,6 @@ import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 GENERATION = "https://llm.api.cloud.yandex.net:443"
 OPERATIONS = "https://operation.api.cloud.yandex.net:443"
@@ -32,7 +31,7 @@ _YANDEX = re.compile(r"(.+\.)?api\.(cloud\.yandex\.net|yandexcloud\.(net|kz))")
 """Hosts of Yandex's own. Under other names in these domains stand hosts of its customers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a service is."""
 
@@ -81,7 +80,7 @@ class Endpoint:
         """Whether calls are spread over all that stand behind a name."""
         return self.target.startswith("dns:")
 
-    @cached_property
+    @property
     def host(self) -> str:
         """The host alone; empty for a server inside this process."""
         return self.target.rpartition("/")[2].rpartition(":")[0].strip("[]").lower().rstrip(".")

@@ -40,14 +40,21 @@ from yandexart_grpc.settings import (
 class YandexArt:
     """A client for image generation, safe to share between threads.
 
-    `folder_id` is the folder that pays. `credentials` is an API key or an IAM token, told apart by prefix. `endpoint` is
-    `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext), or a server in this process: `demo://` draws for
-    free, `images://` orders each picture of Yandex's Images API, `images://host[:port]` and `images+http://host:port`
+    `folder_id` is the folder that pays. `credentials` is an API key or an IAM token, told apart by prefix. `endpoint` is the
+    region "ru" or "kz" of Yandex Cloud, `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext),
+    `dns:///name:port` (TLS) or `dns+http:///name:port` for all that stand behind a name, or a server in this process: `demo://`
+    draws for free, `images://` orders each picture of Yandex's Images API, `images://host[:port]` and `images+http://host:port`
     (plaintext) of another one like it. `store` is where such a server keeps its operations, `sqlite:///path`, so that another
     process with the same store goes on with them; without one, they end with the client, and pictures that are not done are lost.
-    `operation_endpoint` is where operations are read, the same unless it is given. `root_certificates` is a PEM file with
-    the authority of the server. `timeout` is how many seconds a wait may take (None: as long as it takes), `rpc_timeout`
-    how many one call may take, `max_message_bytes` the largest answer that is received.
+
+    `operation_endpoint` is where operations are read, the same unless it is given, and `iam_endpoint` where keys are exchanged
+    for tokens; `discovery` is who is asked for these addresses instead, by the first call. `root_certificates` is a PEM file with the
+    authority of the server, `client_certificate` and `client_key` those with what this client shows who it is with. `proxy` is
+    whether one that the environment names is used. A credential of the environment goes to Yandex and this machine alone, and to
+    the hosts that `YANDEXART_TRUSTED_HOST` names; any goes over plaintext beyond this machine only with `allow_plaintext`.
+
+    `timeout` is how many seconds a wait may take (None: as long as it takes), `rpc_timeout` how many one call may take,
+    `max_message_bytes` the largest answer that is received.
 
     `patience` is for how many seconds a ready image may be expected to lie unseen; without it, as few as the number of waits
     allows. `reads_per_second` and `submits_per_minute` keep within the quotas of the folder. `history` is a file in which

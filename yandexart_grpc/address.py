@@ -118,7 +118,7 @@ def address_of_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> str | No
     `no_proxy` each entry stands for all names that end with it.
     """
     named = next(filter(None, map(environ.get, ("grpc_proxy", "https_proxy", "http_proxy"))), "")
-    found = re.fullmatch(r"http://(?:[^@/]*@)?([^@/]+)/?", named)
+    found = re.fullmatch(r"http://(?:.*@)?([^@/]+)/?", named)
     spared = next(filter(None, map(environ.get, ("no_grpc_proxy", "no_proxy"))), "").lower()
     entries = filter(None, map(str.strip, spared.split(",")))
     return None if found is None or any(map(endpoint.host.endswith, entries)) else found[1]

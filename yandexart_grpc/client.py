@@ -48,10 +48,11 @@ class YandexArt:
     process with the same store goes on with them; without one, they end with the client, and pictures that are not done are lost.
 
     `operation_endpoint` is where operations are read, the same unless it is given, and `iam_endpoint` where keys are exchanged
-    for tokens; `discovery` is who is asked for these addresses instead, by the first call. `root_certificates` is a PEM file with the
-    authority of the server, `client_certificate` and `client_key` those with what this client shows who it is with. `proxy` is
-    whether one that the environment names is used. A credential of the environment goes to Yandex and this machine alone, and to
-    the hosts that `YANDEXART_TRUSTED_HOST` names; any goes over plaintext beyond this machine only with `allow_plaintext`.
+    for tokens; `discovery` is who is asked for these addresses instead, by the first call. `root_certificates` is a PEM file
+    with the authority of the server, `client_certificate` and `client_key` those with what this client shows who it is with.
+    `proxy` is whether one that the environment names is used. A credential of the environment goes to Yandex and this machine
+    alone, and to the hosts that `YANDEXART_TRUSTED_HOST` names; any goes over plaintext beyond this machine only with
+    `allow_plaintext`.
 
     `timeout` is how many seconds a wait may take (None: as long as it takes), `rpc_timeout` how many one call may take,
     `max_message_bytes` the largest answer that is received.

@@ -106,7 +106,7 @@ class AsyncYandexArt:
         self._naps = AsyncNaps()
         known = _history.load(self._settings.history)
         self._pace = Pace(self._settings.limits, time.monotonic, known, self._naps.end)
-        self._locating = asyncio.Lock()
+        self._locating, self._asked = asyncio.Lock(), directory.Shared(time.monotonic)
         self._link: _Link | None = None
         self._closed = False
 
@@ -200,6 +200,7 @@ class AsyncYandexArt:
     ) -> AsyncIterator[AsyncOperation]:
         """Yield the operations as they end, as `YandexArt.as_completed` does."""
         deadline = self._deadline(timeout)
+        await self._locate()  # what cannot be asked has not ended
         async with Tasks[AsyncOperation]() as tasks:
             for operation in operations:
                 tasks.add(operation._join(self, deadline))
@@ -267,9 +268,11 @@ class AsyncYandexArt:
     async def _locate(self) -> None:
         """Find out where the services are, once."""
         if self._settings.discovery is not None:
+            began = self._pace.now()
             async with self._locating:
-                self._require_usable()
-                self._settings = await directory.alocate(self._settings)
+                with self._asked.since(began):
+                    self._require_usable()
+                    self._settings = await directory.alocate(self._settings)
 
     async def _call(self, step: Step) -> Answer:
         await self._locate()

@@ -119,7 +119,7 @@ class YandexArt:
         self._naps = Naps()
         known = _history.load(settings.history)
         self._pace = Pace(settings.limits, time.monotonic, known, self._naps.end)
-        self._locating = threading.Lock()
+        self._locating, self._asked = threading.Lock(), directory.Shared(time.monotonic)
         if self._settings.discovery is None:
             self._connect(self._settings)
         self._process = os.getpid()
@@ -291,7 +291,8 @@ class YandexArt:
     def _locate(self) -> None:
         """Find out where the services are, once."""
         if self._settings.discovery is not None:
-            with self._locating:
+            began = self._pace.now()
+            with self._locating, self._asked.since(began):
                 self._require_usable()
                 settings = directory.locate(self._settings)
                 if settings is not self._settings:

@@ -3,16 +3,18 @@
 Whatever the directory tells, a credential goes only where it was meant to (`address.Trust`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import grpc
 
 from yandexart_grpc.address import Endpoint
 from yandexart_grpc.channel import open_aio_channel, open_channel
-from yandexart_grpc.errors import ConfigurationError, Unavailable, failure, row
+from yandexart_grpc.errors import ConfigurationError, Unavailable, YandexArtError, failure, row
 from yandexart_grpc.settings import Settings
 from yandexart_grpc.stubs import ApiEndpointServiceStub, ListApiEndpointsRequest, ListApiEndpointsResponse
 
@@ -20,6 +22,26 @@ TIMEOUT = 5.0
 """Seconds for the answer, on top of what the first call may take."""
 SERVICES = {"endpoint": "ai-foundation-models", "operation_endpoint": "operation", "iam_endpoint": "iam"}
 """Settings, and the ids under which a directory knows their addresses (contract/service.md, "Methods and addresses")."""
+
+
+class Shared:
+    """Lets those who waited for a question share its failure, instead of asking one after the other."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._when = -inf
+        self._failure: YandexArtError = Unavailable("not asked yet")
+
+    @contextmanager
+    def since(self, began: float) -> Iterator[None]:
+        """Raise a failure that came after that; or ask, and keep the failure."""
+        if self._when > began:
+            raise copy(self._failure) from self._failure
+        try:
+            yield
+        except (Unavailable, ConfigurationError) as error:
+            self._when, self._failure = self._now(), error
+            raise
 
 
 def locate(settings: Settings) -> Settings:

@@ -117,6 +117,8 @@ class AsyncYandexArt:
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
             request = self._request(prompt, image)
+            await self._locate()
+            self._open()  # an embedded server has no address before
             return Image.from_operation(await self._drive(order(request.to_proto(), self._pace, deadline, key)), request)
 
     async def submit(
@@ -246,6 +248,8 @@ class AsyncYandexArt:
 
     async def _submit(self, request: ImageRequest, deadline: float, key: str) -> AsyncOperation:
         """Send the request as it is."""
+        await self._locate()
+        self._open()  # an embedded server has no address before
         seen = await self._drive(submit(request.to_proto(), self._pace, deadline, key))
         known = Order(seen.id, request, key, born=self._pace.now())
         known.saw(seen)
@@ -256,7 +260,6 @@ class AsyncYandexArt:
 
     async def _drive(self, steps: Steps) -> stubs.Operation:
         await self._locate()
-        self._open()  # an embedded server has no address before
         return await adrive(steps, self._call, self._naps.nap)
 
     async def _cancel(self, operation_id: str) -> stubs.Operation:

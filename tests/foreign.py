@@ -13,6 +13,7 @@ import argparse
 import itertools
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -127,13 +128,24 @@ class Call(NamedTuple):
     metadata: Mapping[str, str | bytes]
 
 
+class _Counting(grpc.ServerInterceptor):
+    """Rings for each call."""
+
+    def __init__(self, ring: Callable[[], object]) -> None:
+        self._ring = ring
+
+    def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        self._ring()
+        return continuation(handler_call_details)
+
+
 class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
     """Both services, told what to answer, and what they were asked.
 
     `generate` and `reads` are answered in their order, whichever operation is meant; after them every submit is accepted and
     every operation is done, with `image`, which may depend on the request. With a `scope`, a key that is known there is not
-    executed again. `submits` are all calls of `Generate`, `executions` those that bought something. Where it has
-    `keys`, a call with another `authorization` is refused, and collected.
+    executed again. `stranger` is what a question for an unknown operation gets. `submits` are all calls of `Generate`,
+    `executions` those that bought something. Where it has `keys`, a call with another `authorization` is refused, and collected.
     """
 
     def __init__(
@@ -143,13 +155,17 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         reads: Iterable[Answer] = (),
         image: bytes | Callable[[ImageGenerationRequest], bytes] = b"",
         scope: str | None = None,
+        stranger: Answer | None = None,
     ) -> None:
         self.scope = scope
+        self._stranger = stranger
         self.keys: set[str | bytes] | None = None
         self.refused: list[Call] = []
         self.submits: list[Call] = []
         self.executions: list[Call] = []
         self.reads: list[Call] = []
+        self.calls: Counter[str] = Counter()
+        """How many calls came to each host."""
         self._generate = iter(generate)
         self._reads = iter(reads)
         self._image = image
@@ -157,7 +173,7 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         self._known: dict[tuple[str, str | bytes], str] = {}
         self._ids = (f"fbv{number:017}" for number in itertools.count())
         self._lock = threading.Lock()
-        self._servers: list[grpc.Server] = []
+        self._servers: dict[grpc.Server, str] = {}
 
     def listen(
         self,
@@ -165,10 +181,12 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         generation: bool = True,
         operations: bool = True,
         credentials: grpc.ServerCredentials | None = None,
+        host: str = "127.0.0.1",
         port: int = 0,
     ) -> str:
         """Open one more port for these services, and return its endpoint. With credentials it speaks TLS."""
-        server = grpc.server(ThreadPoolExecutor(16))
+        counting: Any = _Counting(lambda: self.calls.update([host]))
+        server = grpc.server(ThreadPoolExecutor(16), interceptors=[counting])
         if generation:
             add_ImageGenerationAsyncServiceServicer_to_server(self, server)
         if operations:
@@ -176,11 +194,11 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         if self.scope is not None:
             check: Any = grpc.unary_unary_rpc_method_handler(self._check)
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),))
-        listen = f"127.0.0.1:{port}"
+        listen = f"{host}:{port}"
         port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
         server.start()
-        self._servers.append(server)
-        return f"{'https' if credentials else 'http'}://127.0.0.1:{port}"
+        self._servers[server] = host
+        return f"{'https' if credentials else 'http'}://{host}:{port}"
 
     def script(self, *reads: Answer) -> None:
         """Answer the next reads so."""
@@ -193,10 +211,11 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
             self._requests[operation_id] = request or ImageGenerationRequest()
         return operation_id
 
-    def close(self) -> None:
-        """Close every port."""
-        for server in self._servers:
-            server.stop(None).wait()
+    def close(self, host: str | None = None) -> None:
+        """Close every port, or those of one host."""
+        for server, where in self._servers.items():
+            if host in (None, where):
+                server.stop(None).wait()
 
     def Generate(self, request: ImageGenerationRequest, context: grpc.ServicerContext) -> Operation:
         call, scope = self._admitted(request, context), self.scope
@@ -220,6 +239,8 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         with self._lock:
             self.reads.append(call)
             submitted = self._requests.get(request.operation_id)
+            if submitted is None and self._stranger:
+                self._stranger(Operation(), context)
             if submitted is None:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"Operation {request.operation_id} not found")
             answer = next(self._reads, None)

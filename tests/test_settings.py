@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from yandexart_grpc import AsyncYandexArt, ConfigurationError, YandexArt
-from yandexart_grpc.settings import Endpoint, Limits, Settings
+from yandexart_grpc.address import Endpoint
+from yandexart_grpc.settings import Limits, Settings
 
 DEFAULTS: dict[str, Any] = {
     "folder_id": "b1g",
@@ -76,17 +77,17 @@ def test_without_an_endpoint_it_is_yandex_cloud() -> None:
 
 def test_one_endpoint_serves_both() -> None:
     """Where only `endpoint` is given, operations are read there too."""
-    assert resolve(endpoint="http://h:1").operation_endpoint == Endpoint("h:1", plaintext=True)
-    assert resolve(endpoint="http://h:1", operation_endpoint="o:2").operation_endpoint == Endpoint("o:2")
+    assert resolve(endpoint="h:1").operation_endpoint == Endpoint("h:1")
+    assert resolve(endpoint="h:1", operation_endpoint="o:2").operation_endpoint == Endpoint("o:2")
 
 
 def test_the_environment_fills_in_and_arguments_win() -> None:
     """What is not given comes from the environment."""
-    environ = {"YC_FOLDER_ID": "env", "YC_IAM_TOKEN": "t1.token", "YANDEXART_ENDPOINT": "http://h:1"}
+    environ = {"YC_FOLDER_ID": "env", "YC_IAM_TOKEN": "t1.token", "YANDEXART_ENDPOINT": "http://localhost:1"}
     settings = resolve(environ, folder_id=None, credentials=None)
-    assert (settings.folder_id, settings.endpoint.target) == ("env", "h:1")
+    assert (settings.folder_id, settings.endpoint.target) == ("env", "localhost:1")
     assert settings.metadata() == (("authorization", "Bearer t1.token"),)
-    settings = resolve(environ, endpoint="http://h:2")
+    settings = resolve(environ, endpoint="https://h:2")
     assert (settings.folder_id, settings.endpoint.target) == ("b1g", "h:2")
     assert settings.metadata() == (("authorization", "Api-Key AQVN-key"),)
 

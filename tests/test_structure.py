@@ -18,16 +18,22 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "yandexart_grpc"
 
 CORE = ("_budget", "_crowd", "_drive", "_history", "_pace", "_plan", "_step", "_submit", "_tasks", "_token", "_wait")
-SHELL = ("_version", "auth", "channel", "errors", "image", "operation", "request", "settings", "stubs")
+SHELL = (
+    *("_version", "address", "auth", "channel", "directory", "errors", "image", "meaning", "operation", "request", "settings"),
+    "stubs",
+)
 MAY_IMPORT = {
     "stubs": ("yandexart_pb",),
     "_version": (),
-    "errors": ("stubs",),
+    "meaning": (),
+    "errors": ("meaning", "stubs"),
     "request": ("stubs", "errors"),
     "image": ("stubs", "errors", "request"),
     "auth": ("auth", "errors", "stubs"),
-    "settings": ("auth", "errors"),
-    "channel": ("_version", "auth", "errors", "settings", "stubs", "server"),
+    "address": (),
+    "settings": ("address", "auth", "errors"),
+    "channel": ("_version", "address", "auth", "errors", "settings", "stubs", "server"),
+    "directory": ("address", "auth", "channel", "errors", "settings", "stubs"),
     "_plan": (),
     "_step": ("auth", "stubs"),
     "_token": ("_step", "auth", "errors", "stubs"),
@@ -61,7 +67,7 @@ MAY_IMPORT = {
     "server/workers": (),
     "server/jobs": ("server/postgres", "server/workers"),
     "server/bells": (),
-    "server/backends": ("server/backends", "stubs", "errors", "request", "image"),
+    "server/backends": ("server/backends", "stubs", "errors", "meaning", "request", "image"),
     "batch": ("batch", *CORE, "client", "errors", "image", "request", "settings", "stubs"),
     "batch/rows": ("errors", "request"),
     "batch/folder": ("batch/rows", "errors", "image"),
@@ -69,7 +75,11 @@ MAY_IMPORT = {
     "batch/manifest": ("batch/folder", "batch/ledger"),
     "batch/settle": ("batch/ledger", "batch/rows", "errors", "settings"),
     "server/backends/cloud": ("server/backends/base", "aio", *SHELL),
-    "cli": ("cli", "__init__", "client", "aio", "batch", "errors", "request", "settings", "server"),
+    "cli/checks": (
+        *("__init__", "_drive", "address", "auth", "client", "errors", "meaning", "settings"),
+        "server/backends/images",
+    ),
+    "cli": ("cli", "__init__", "client", "aio", "batch", "address", "auth", "errors", "request", "settings", "server"),
 }
 """Who may import whom (design.md, section 2). Of the paths that fit a file the longest holds; a folder stands for all in it."""
 

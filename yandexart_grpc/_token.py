@@ -89,7 +89,7 @@ class Tokens:
 
     def _call(self, step: Step) -> Talk[Answer | None]:
         began = self._now()
-        held = yield from self._current(step.timeout)
+        held = yield from self.current(step.timeout)
         try:
             return (yield self._with(step, held, began))
         except RpcError as error:
@@ -99,7 +99,7 @@ class Tokens:
         with self._lock:
             if self._held is held:  # and nobody has renewed it since
                 self._held, self._failed = None, -inf
-        return (yield self._with(step, (yield from self._current(step.timeout)), began))
+        return (yield self._with(step, (yield from self.current(step.timeout)), began))
 
     def _with(self, step: Step, held: Held, began: float) -> Step:
         """The step with a token, and the time that this has left for it."""
@@ -108,7 +108,7 @@ class Tokens:
             raise Unavailable("submitting: the time was up before a token came, and nothing was sent")
         return step._replace(authorization=held.authorization, timeout=max(left, LEAST))
 
-    def _current(self, patience: float) -> Talk[Held]:
+    def current(self, patience: float) -> Talk[Held]:
         """A token that holds, renewed where it is due. Raises the failure where there is none."""
         while True:
             with self._lock:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import grpc
 
-from yandexart_grpc import _history, auth, channel, stubs
+from yandexart_grpc import _history, auth, channel, directory, stubs
 from yandexart_grpc._drive import AsyncNaps, adrive
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Answer, Probe, Renewal, Result, Step, Talk, is_read
@@ -23,6 +23,7 @@ from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._tasks import Tasks
 from yandexart_grpc._token import Tokens
 from yandexart_grpc._wait import order
+from yandexart_grpc.address import Endpoint
 from yandexart_grpc.auth import Credentials
 from yandexart_grpc.errors import ConfigurationError, YandexArtError, keyed, sent_as
 from yandexart_grpc.image import Image, outcome
@@ -34,7 +35,6 @@ from yandexart_grpc.settings import (
     RPC_TIMEOUT,
     SUBMITS_PER_MINUTE,
     TIMEOUT,
-    Endpoint,
     Limits,
     Settings,
     Timeout,
@@ -57,6 +57,7 @@ class AsyncYandexArt:
         endpoint: str | None = None,
         operation_endpoint: str | None = None,
         iam_endpoint: str | None = None,
+        discovery: str | None = None,
         root_certificates: str | os.PathLike[str] | None = None,
         timeout: float | None = TIMEOUT,
         rpc_timeout: float = RPC_TIMEOUT,
@@ -67,6 +68,10 @@ class AsyncYandexArt:
         history: str | os.PathLike[str] | None = None,
         data_logging: bool | None = None,
         store: str | None = None,
+        client_certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        proxy: bool = True,
+        allow_plaintext: bool = False,
     ) -> None:
         credentials = auth.hidden(credentials)
         self._settings = Settings.resolve(
@@ -75,10 +80,15 @@ class AsyncYandexArt:
             endpoint=endpoint,
             operation_endpoint=operation_endpoint,
             iam_endpoint=iam_endpoint,
+            discovery=discovery,
             data_logging=data_logging,
             root_certificates=root_certificates,
             history=history,
             store=store,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            proxy=proxy,
+            allow_plaintext=allow_plaintext,
             limits=Limits(
                 timeout=timeout,
                 rpc_timeout=rpc_timeout,
@@ -104,6 +114,7 @@ class AsyncYandexArt:
         self._pace = Pace(self._settings.limits, time.monotonic, known, self._naps.end)
         source = self._settings.source
         self._tokens = Tokens(source, time.monotonic, self._naps.end) if source is not None else None
+        self._locating, self._asked = asyncio.Lock(), directory.Shared(time.monotonic)
         self._link: _Link | None = None
         self._closed = False
 
@@ -114,7 +125,6 @@ class AsyncYandexArt:
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
             request = self._request(prompt, image)
-            self._open()  # an embedded server has no address before
             return Image.from_operation(await self._drive(order(request.to_proto(), self._pace, deadline, key)), request)
 
     async def submit(
@@ -198,6 +208,7 @@ class AsyncYandexArt:
     ) -> AsyncIterator[AsyncOperation]:
         """Yield the operations as they end, as `YandexArt.as_completed` does."""
         deadline = self._deadline(timeout)
+        await self._locate()  # what cannot be asked has not ended
         async with Tasks[AsyncOperation]() as tasks:
             for operation in operations:
                 tasks.add(operation._join(self, deadline))
@@ -212,6 +223,7 @@ class AsyncYandexArt:
     async def warm_up(self, *, timeout: Timeout = ...) -> None:
         """Connect, and fetch a token, before there is anything to send, as `YandexArt.warm_up` does."""
         deadline = self._deadline(timeout)
+        await self._locate()
         for target in self._open().probes:
             await self._drive(connect(target, self._pace, deadline))
 
@@ -242,7 +254,6 @@ class AsyncYandexArt:
 
     async def _submit(self, request: ImageRequest, deadline: float, key: str) -> AsyncOperation:
         """Send the request as it is."""
-        self._open()  # an embedded server has no address before
         seen = await self._drive(submit(request.to_proto(), self._pace, deadline, key))
         known = Order(seen.id, request, key, born=self._pace.now())
         known.saw(seen)
@@ -252,8 +263,19 @@ class AsyncYandexArt:
         return self._pace.deadline(self._settings.span(timeout))
 
     async def _drive(self, steps: Talk[Result]) -> Result:
+        await self._locate()
+        self._open()  # an embedded server has no address before
         signed = steps if self._tokens is None else self._tokens.signed(steps)
         return await adrive(signed, self._call, self._naps.nap)
+
+    async def _locate(self) -> None:
+        """Find out where the services are, once."""
+        if self._settings.discovery is not None:
+            began = self._pace.now()
+            async with self._locating:
+                with self._asked.since(began):
+                    self._require_usable()
+                    self._settings = await directory.alocate(self._settings)
 
     async def _call(self, step: Step) -> Answer:
         link, request, settings = self._open(), step.request, self._settings
@@ -283,9 +305,12 @@ class AsyncYandexArt:
             nothing = grpc.aio.Metadata()
             raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, "this client was closed") from None
 
-    def _open(self) -> "_Link":
+    def _require_usable(self) -> None:
         if self._closed:
             raise ConfigurationError("this client is closed")
+
+    def _open(self) -> "_Link":
+        self._require_usable()
         loop = asyncio.get_running_loop()
         if self._link is None:
             self._link = _Link.open(self._settings, loop)

@@ -4,6 +4,7 @@ A shell around the core: `_submit` and `_wait` decide, `_drive` and `_crowd` per
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from uuid import uuid4
 
 import grpc
 
-from yandexart_grpc import _history, auth, channel, stubs
+from yandexart_grpc import _history, auth, channel, directory, stubs
 from yandexart_grpc._crowd import Crowd
 from yandexart_grpc._drive import Naps, drive
 from yandexart_grpc._pace import Pace
@@ -21,6 +22,7 @@ from yandexart_grpc._step import Answer, Probe, Renewal, Result, Step, Talk, is_
 from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._token import Tokens
 from yandexart_grpc._wait import order
+from yandexart_grpc.address import Endpoint
 from yandexart_grpc.auth import Credentials
 from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError, keyed, sent_as
 from yandexart_grpc.image import Image, outcome
@@ -32,7 +34,6 @@ from yandexart_grpc.settings import (
     RPC_TIMEOUT,
     SUBMITS_PER_MINUTE,
     TIMEOUT,
-    Endpoint,
     Limits,
     Settings,
     Timeout,
@@ -43,23 +44,30 @@ class YandexArt:
     """A client for image generation, safe to share between threads.
 
     `folder_id` is the folder that pays. `credentials` is a text (an API key, an IAM token or an OAuth token, told apart by
-    prefix) or one of the kinds in `auth`, whose tokens are renewed where they come from; `iam_endpoint` is where keys and OAuth
-    tokens are exchanged. `endpoint` is
-    `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext), or a server in this process: `demo://` draws for
-    free, `images://` orders each picture of Yandex's Images API, `images://host[:port]` and `images+http://host:port`
+    prefix) or one of the kinds in `auth`, whose tokens are renewed where they come from. `endpoint` is the region "ru" or "kz"
+    of Yandex Cloud, `https://host[:port]`, `host:port` (TLS), `http://host:port` (plaintext), `dns:///name:port` (TLS) or
+    `dns+http:///name:port` for all that stand behind a name, or a server in this process: `demo://` draws for free,
+    `images://` orders each picture of Yandex's Images API, `images://host[:port]` and `images+http://host:port`
     (plaintext) of another one like it. `store` is where such a server keeps its operations, `sqlite:///path`, so that another
     process with the same store goes on with them; without one, they end with the client, and pictures that are not done are lost.
-    `operation_endpoint` is where operations are read, the same unless it is given. `root_certificates` is a PEM file with
-    the authority of the server. `timeout` is how many seconds a wait may take (None: as long as it takes), `rpc_timeout`
-    how many one call may take, `max_message_bytes` the largest answer that is received.
+
+    `operation_endpoint` is where operations are read, the same unless it is given, and `iam_endpoint` where keys and OAuth
+    tokens are exchanged, at Yandex unless it is given; `discovery` is who is asked for these addresses instead, by the first
+    call. `root_certificates` is a PEM file with the authority of the server, `client_certificate` and `client_key` those with
+    what this client shows who it is with. `proxy` is whether one that the environment names is used. A credential that was not
+    given but found goes to Yandex and this machine alone, and to the hosts that `YANDEXART_TRUSTED_HOST` names; any goes over
+    plaintext beyond this machine only with `allow_plaintext`.
+
+    `timeout` is how many seconds a wait may take (None: as long as it takes), `rpc_timeout` how many one call may take,
+    `max_message_bytes` the largest answer that is received.
 
     `patience` is for how many seconds a ready image may be expected to lie unseen; without it, as few as the number of waits
     allows. `reads_per_second` and `submits_per_minute` keep within the quotas of the folder. `history` is a file in which
     durations are kept from one process to the next. `data_logging=False` asks the service not to keep prompts.
 
     What is not given comes from `YC_FOLDER_ID`, `YANDEXART_ENDPOINT`, `YANDEXART_STORE`, and the first credential that
-    `auth.find` finds; without an endpoint, it is Yandex Cloud's asynchronous API, and the metadata service of this machine may
-    be asked for 0.1 s.
+    `auth.find` finds; without an endpoint, it is Yandex Cloud's asynchronous API. Where Yandex Cloud is meant, the metadata
+    service of this machine may be asked for 0.1 s.
 
     Raises `ConfigurationError`, which names every setting that is wrong.
     """
@@ -72,6 +80,7 @@ class YandexArt:
         endpoint: str | None = None,
         operation_endpoint: str | None = None,
         iam_endpoint: str | None = None,
+        discovery: str | None = None,
         root_certificates: str | os.PathLike[str] | None = None,
         timeout: float | None = TIMEOUT,
         rpc_timeout: float = RPC_TIMEOUT,
@@ -82,6 +91,10 @@ class YandexArt:
         history: str | os.PathLike[str] | None = None,
         data_logging: bool | None = None,
         store: str | None = None,
+        client_certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        proxy: bool = True,
+        allow_plaintext: bool = False,
     ) -> None:
         credentials = auth.hidden(credentials)
         settings = Settings.resolve(
@@ -90,10 +103,15 @@ class YandexArt:
             endpoint=endpoint,
             operation_endpoint=operation_endpoint,
             iam_endpoint=iam_endpoint,
+            discovery=discovery,
             data_logging=data_logging,
             root_certificates=root_certificates,
             history=history,
             store=store,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            proxy=proxy,
+            allow_plaintext=allow_plaintext,
             limits=Limits(
                 timeout=timeout,
                 rpc_timeout=rpc_timeout,
@@ -111,18 +129,14 @@ class YandexArt:
         self._probes: dict[str, Any] = {}
         self._settings = channel.start_embedded(settings, self._life)
         self._naps = Naps()
-        known, target = _history.load(settings.history), self._settings.endpoint.target
-        self._pace = Pace(settings.limits, time.monotonic, known, self._naps.end, target)
-        generation = operations = self._open(self._settings.endpoint)
-        if self._settings.operation_endpoint != self._settings.endpoint:
-            operations = self._open(self._settings.operation_endpoint)
-        self._methods = channel.methods(generation, operations)
-        source = self._settings.source
+        known = _history.load(settings.history)
+        self._pace = Pace(settings.limits, time.monotonic, known, self._naps.end)
+        source = settings.source
         self._tokens = Tokens(source, time.monotonic, self._naps.end) if source is not None else None
         self._exchange: Any = None
-        if isinstance(source, auth.Exchanged):
-            iam = channel.open_channel(self._settings.iam_endpoint, self._settings)
-            self._exchange = channel.exchange(self._life.enter_context(iam))
+        self._locating, self._asked = threading.Lock(), directory.Shared(time.monotonic)
+        if settings.discovery is None:
+            self._connect(self._settings)
         self._process = os.getpid()
         self._closed = False
 
@@ -270,6 +284,7 @@ class YandexArt:
         Raises `Unavailable`, and `Unauthenticated` where no token can be had.
         """
         deadline = self._deadline(timeout)
+        self._locate()
         for target in self._probes:
             self._drive(connect(target, self._pace, deadline))
 
@@ -291,6 +306,27 @@ class YandexArt:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
+    def _locate(self) -> None:
+        """Find out where the services are, once."""
+        if self._settings.discovery is not None:
+            began = self._pace.now()
+            with self._locating, self._asked.since(began):
+                self._require_usable()
+                settings = directory.locate(self._settings)
+                if settings is not self._settings:
+                    self._connect(settings)
+                self._settings = settings
+
+    def _connect(self, settings: Settings) -> None:
+        self._pace.target = settings.endpoint.target
+        generation = operations = self._open(settings.endpoint)
+        if settings.operation_endpoint != settings.endpoint:
+            operations = self._open(settings.operation_endpoint)
+        self._methods = channel.methods(generation, operations)
+        if isinstance(settings.source, auth.Exchanged):
+            iam = channel.open_channel(settings.iam_endpoint, settings)
+            self._exchange = channel.exchange(self._life.enter_context(iam))
+
     def _open(self, endpoint: Endpoint) -> grpc.Channel:
         opened = self._life.enter_context(channel.open_channel(endpoint, self._settings))
         self._probes[endpoint.target] = channel.probe(opened)
@@ -303,9 +339,11 @@ class YandexArt:
         return self._pace.deadline(self._settings.span(timeout))
 
     def _drive(self, steps: Talk[Result]) -> Result:
+        self._locate()
         return drive(self._signed(steps), self._call, self._naps.nap)
 
     def _crowd(self) -> "Crowd[Any]":
+        self._locate()
         return Crowd(self._begin, self._answer, self._naps, self._signed)
 
     def _signed(self, steps: Talk[Result]) -> Talk[Result]:

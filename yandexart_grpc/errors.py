@@ -19,7 +19,6 @@ What each call means for money is said by `billed` and `resend`. Failures of gRP
 """
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar, cast, get_args
@@ -28,6 +27,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
+from yandexart_grpc.meaning import meaning
 from yandexart_grpc.stubs import ErrorInfo, Operation, RequestInfo, RetryInfo, Status
 
 log = logging.getLogger("yandexart_grpc")
@@ -190,16 +190,6 @@ ENDINGS = {StatusCode.CANCELLED: OperationCancelled, StatusCode.ABORTED: Outcome
 
 REFUSALS = ("violate the terms of use", "Я не могу сгенерировать это изображение")
 """How the service words a refusal by its content rules (contract/service.md, "Errors seen")."""
-DENIED = re.compile(r"Access to model art://[^/\s]+/\S+ denied|not allowed")
-"""How it words that a model cannot be used: for want of a role or a scope, and of one that is retired or not on that API."""
-IMAGES_API = "Images API"
-"""What the `images` backend names in its words, so that nobody is sent there who comes from there."""
-RETIRED = (
-    "Seen since September 2026: Yandex's asynchronous API denies its models also to those who have every right"
-    " (role ai.imageGeneration.user, scope yc.ai.imageGeneration.execute), while its Images API still draws."
-    " These use it: endpoint='images://', `yandexart generate --endpoint images://`, `yandexart serve --backend images`"
-)
-"""What is known of a model that cannot be used, and what works (contract/service.md, "Since September 2026")."""
 
 
 class Failure(Protocol):
@@ -240,8 +230,8 @@ def from_rpc(error: grpc.RpcError, doing: str, *, operation_id: str | None = Non
     if operation_id is not None:
         doing = f"{doing} operation {operation_id}"
     text = f"{doing}: {code.name}: {details}"
-    if _is_retirement(code, details):
-        text += f". {RETIRED}"
+    if meant := meaning(code, details):
+        text += f". {meant}"
     if is_local_limit(error):
         kind = ConfigurationError
         text += "; raise max_message_bytes and ask for the same operation again"
@@ -312,8 +302,9 @@ def from_operation(operation: Operation) -> YandexArtError:
     code = code_of(status.code)
     kind = ContentRefused if _is_refusal(code, status.message) else ENDINGS.get(code, OperationFailed)
     text = f"operation {operation.id} failed: {code.name}: {status.message}"
+    meant = meaning(code, status.message)
     return kind(
-        f"{text}. {RETIRED}" if _is_retirement(code, status.message) else text,
+        f"{text}. {meant}" if meant else text,
         code=code,
         details=status.message,
         operation_id=operation.id,
@@ -347,11 +338,6 @@ def _bill(status: Status, code: StatusCode) -> Billed:
 
 def _is_refusal(code: StatusCode, details: str) -> bool:
     return code is StatusCode.INVALID_ARGUMENT and any(words in details for words in REFUSALS)
-
-
-def _is_retirement(code: StatusCode, details: str) -> bool:
-    fits = code in (StatusCode.PERMISSION_DENIED, StatusCode.FAILED_PRECONDITION) and DENIED.search(details)
-    return bool(fits) and IMAGES_API not in details
 
 
 def _is_too_large(error: grpc.RpcError) -> bool:

@@ -8,7 +8,7 @@ from yandexart_grpc import stubs
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Step, Steps
 from yandexart_grpc._wait import finished, is_cancelled, watch
-from yandexart_grpc.errors import ConfigurationError, OperationTimeout, YandexArtError, keyed, translated
+from yandexart_grpc.errors import ConfigurationError, OperationTimeout, YandexArtError, about, keyed, translated
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.settings import Timeout
@@ -84,7 +84,8 @@ class Operation:
         what came is not a whole image.
         """
         watching = self._order.watch(self._client._pace, self._client._deadline(timeout))
-        return self._order.hand_over(self._order.ended or self._client._drive(watching))
+        with about(self.id), keyed(self._order.key):
+            return self._order.hand_over(self._order.ended or self._client._drive(watching))
 
     def cancel(self) -> bool:
         """Ask the service not to make the image, and return whether it was cancelled. Too late is not an error.
@@ -122,8 +123,9 @@ class AsyncOperation:
     async def result(self, timeout: Timeout = ...) -> Image:
         """Wait for the image, as `Operation.result` does. When the task is cancelled, the operation goes on."""
         watching = self._order.watch(self._client._pace, self._client._deadline(timeout))
-        ended = self._order.ended
-        return self._order.hand_over(await self._client._drive(watching) if ended is None else ended)
+        with about(self.id), keyed(self._order.key):
+            ended = self._order.ended
+            return self._order.hand_over(await self._client._drive(watching) if ended is None else ended)
 
     async def cancel(self) -> bool:
         """Ask the service not to make the image, as `Operation.cancel` does."""

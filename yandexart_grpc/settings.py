@@ -9,12 +9,9 @@ from pathlib import Path
 from types import EllipsisType
 
 from yandexart_grpc import auth
+from yandexart_grpc.address import EMBEDDED, IAM, Addresses, Endpoint, Trust
 from yandexart_grpc.errors import ConfigurationError, InvalidRequest
 
-GENERATION = "https://llm.api.cloud.yandex.net:443"
-OPERATIONS = "https://operation.api.cloud.yandex.net:443"
-IAM = "https://iam.api.cloud.yandex.net:443"
-"""Where proofs are exchanged for tokens, also by a client of another server: they are meant for nobody else."""
 TIMEOUT = 300.0
 """How long to wait for an image, in seconds, where nothing else is said. Most take under a minute."""
 RPC_TIMEOUT = 30.0
@@ -25,48 +22,8 @@ SUBMITS_PER_MINUTE = 500.0
 """The quota of a folder."""
 MAX_MESSAGE_BYTES = 32 * 2**20
 """gRPC's own limit of 4 MiB is below what the service may answer."""
-FORMS = (
-    "https://host[:port], host:port (TLS), http://host:port (plaintext), demo://, images://[host[:port]], images+http://host:port"
-)
-EMBEDDED = ("demo://", "images://", "images+http://")
-"""How an endpoint begins that is a server inside this process."""
-
 Timeout = float | EllipsisType | None
 """Seconds that a wait may take; None waits as long as it takes, `...` as long as the client was told."""
-
-_ADDRESS = re.compile(r"(?:(https?|images(?:\+http)?)://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(\d{1,5}))?/?", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a service is."""
-
-    target: str
-    """`host:port`; empty for a server inside this process that is not started yet."""
-    plaintext: bool = False
-    embedded: str | None = None
-    """The backend of a server inside this process, which ends with the client."""
-    upstream: str | None = None
-    """Where that backend orders, where an address is given."""
-
-    def __str__(self) -> str:
-        if self.embedded:
-            return f"{self.embedded}://"
-        return f"{'http' if self.plaintext else 'https'}://{self.target}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Endpoint":
-        """Read an address; raises `ValueError` that tells the known forms."""
-        if text in ("demo://", "images://"):
-            return cls("", embedded=text.removesuffix("://"))
-        found = _ADDRESS.fullmatch(text.strip())
-        scheme, host, port = found.groups("") if found else ("", "", "")
-        port = port or ("443" if scheme in ("https", "images") else "")
-        if not host or not port or not 0 < int(port) < 65536:
-            raise ValueError(f"{text!r} is none of {FORMS}")
-        if scheme.startswith("images"):
-            return cls("", embedded="images", upstream=f"{'https' if scheme == 'images' else 'http'}://{host}:{port}")
-        return cls(f"{host}:{port}", plaintext=scheme == "http")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +65,6 @@ class Settings:
     """Where tokens come from otherwise."""
     data_logging: bool | None = None
     """False asks the service not to keep the prompt; else nothing is said."""
-    iam_endpoint: Endpoint = Endpoint("iam.api.cloud.yandex.net:443")
-    """Where keys and OAuth tokens are exchanged."""
     endpoint: Endpoint
     operation_endpoint: Endpoint
     root_certificates: bytes | None = field(repr=False)
@@ -119,6 +74,18 @@ class Settings:
     store: str | None
     """Where a server inside this process keeps its operations; None for as long as it lives."""
     limits: Limits
+    iam_endpoint: Endpoint = field(default_factory=lambda: Endpoint.parse(IAM))
+    """Where keys and OAuth tokens are exchanged."""
+    discovery: Endpoint | None = None
+    """The directory that has to be asked for the addresses that are not known yet."""
+    trust: Trust | None = None
+    """Where the credential may go, where there is one."""
+    client_certificate: bytes | None = field(default=None, repr=False)
+    """PEM of the chain that this client shows, where the server wants to see one."""
+    client_key: bytes | None = field(default=None, repr=False)
+    """PEM of the key of that certificate."""
+    proxy: bool = True
+    """Whether a proxy that the environment names is used."""
 
     @classmethod
     def resolve(
@@ -133,7 +100,12 @@ class Settings:
         store: str | None,
         limits: Limits,
         iam_endpoint: str | None = None,
+        discovery: str | None = None,
         data_logging: bool | None = None,
+        client_certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        proxy: bool = True,
+        allow_plaintext: bool = False,
         environ: Mapping[str, str] = auth.ENVIRONMENT,
     ) -> "Settings":
         """Settings from arguments and environment.
@@ -141,20 +113,24 @@ class Settings:
         Raises `ConfigurationError`, which names everything that is wrong at once: setting, value and limit.
         """
         found = list(limits.problems())
-        endpoint = endpoint or environ.get("YANDEXART_ENDPOINT") or None
-        generation = _parse("endpoint", endpoint or GENERATION, found)
-        operations = _parse("operation_endpoint", operation_endpoint or endpoint or OPERATIONS, found)
-        iam = _parse("iam_endpoint", iam_endpoint or IAM, found)
-        embedded = generation.embedded or operations.embedded
-        searched = {} if generation.embedded == "demo" else environ
-        credential = _credential(credentials, searched, found, needed=endpoint is None or embedded == "images")
-        folder = folder_id or environ.get("YC_FOLDER_ID") or ("demo" if generation.embedded == "demo" else None)
+        if not discovery:
+            endpoint = endpoint or environ.get("YANDEXART_ENDPOINT")
+        where = Addresses.resolve(endpoint, operation_endpoint, iam_endpoint, discovery, found)
+        embedded = where.endpoint.embedded or where.operation_endpoint.embedded
+        searched = {} if where.endpoint.embedded == "demo" else environ
+        credential = _credential(credentials, searched, found, machine=where.of_yandex, needed=embedded == "images")
+        trust = None
+        if credential is not None:
+            trust = Trust.of(environ, given=credentials is not None, plaintext=allow_plaintext)
+            found += where.problems(trust)
+        folder = folder_id or environ.get("YC_FOLDER_ID") or ("demo" if where.endpoint.embedded == "demo" else None)
         if folder and not re.fullmatch(r"[\w.-]{1,50}", folder, re.ASCII):
             found.append(f"folder_id: {folder!r} is not up to 50 letters, digits, '.', '_' and '-'")
         store = store or environ.get("YANDEXART_STORE") or None
         if store and not embedded:
             found.append(f"store: {store!r} is for a server in this process, and the endpoint is none of {', '.join(EMBEDDED)}")
-        pem = _read_pem(root_certificates, found)
+        pem = _read_pem("root_certificates", root_certificates, found)
+        chain, key = _pair(client_certificate, client_key, found)
         if found:
             raise ConfigurationError("; ".join(found))
         return cls(
@@ -162,13 +138,18 @@ class Settings:
             credential=credential if isinstance(credential, auth.Credential) else None,
             source=None if isinstance(credential, auth.Credential) else credential,
             data_logging=data_logging,
-            iam_endpoint=iam,
-            endpoint=generation,
-            operation_endpoint=operations,
+            endpoint=where.endpoint,
+            operation_endpoint=where.operation_endpoint,
+            iam_endpoint=where.iam_endpoint,
+            discovery=where.discovery,
+            trust=trust,
             root_certificates=pem,
             history=Path(history) if history else None,
             store=store,
             limits=limits,
+            client_certificate=chain,
+            client_key=key,
+            proxy=proxy,
         )
 
     def span(self, timeout: Timeout) -> float | None:
@@ -221,32 +202,42 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _parse(name: str, text: str, found: list[str]) -> Endpoint:
-    try:
-        return Endpoint.parse(text)
-    except ValueError as error:
-        found.append(f"{name}: {error}")
-        return Endpoint("")
-
-
 def _credential(
-    given: auth.Credentials | None, environ: Mapping[str, str], found: list[str], *, needed: bool
+    given: auth.Credentials | None, environ: Mapping[str, str], found: list[str], *, machine: bool, needed: bool
 ) -> auth.Credential | auth.Source | None:
     try:
-        return auth.find(given, environ, machine=needed)
+        return auth.find(given, environ, machine=machine, needed=needed)
     except ConfigurationError as error:
         found.append(str(error))
         return None
 
 
-def _read_pem(path: str | os.PathLike[str] | None, found: list[str]) -> bytes | None:
+def _read_pem(name: str, path: str | os.PathLike[str] | None, found: list[str], kind: str = "CERTIFICATE") -> bytes | None:
     if path is None:
         return None
     try:
         pem = Path(path).read_bytes()
     except OSError as error:
-        found.append(f"root_certificates: {error}")
+        found.append(f"{name}: {error}")
         return None
-    if b"-----BEGIN CERTIFICATE-----" not in pem:
-        found.append(f"root_certificates: {os.fspath(path)!r} holds no PEM certificate")
+    if not re.search(rb"-----BEGIN [A-Z ]*" + kind.encode(), pem):
+        found.append(f"{name}: {os.fspath(path)!r} holds no PEM {kind.lower()}")
     return pem
+
+
+def _pair(
+    certificate: str | os.PathLike[str] | None, key: str | os.PathLike[str] | None, found: list[str]
+) -> tuple[bytes | None, bytes | None]:
+    """What a client shows who it is with: both or neither, and each of them that of the other."""
+    before = len(found)
+    pems = _read_pem("client_certificate", certificate, found), _read_pem("client_key", key, found, "PRIVATE KEY")
+    if (certificate is None) != (key is None):
+        found.append("client_certificate, client_key: one of them is missing, and they are needed together")
+    elif certificate is not None and key is not None and len(found) == before:
+        import ssl  # takes long to import, and few need it
+
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=lambda: "")
+        except ssl.SSLError as error:
+            found.append(f"client_certificate, client_key: {os.fspath(certificate)!r} and {os.fspath(key)!r}: {error.reason}")
+    return pems

@@ -11,12 +11,14 @@ When a token is renewed, and what it means that it cannot be, is decided in `_to
 from yandexart_grpc.auth.fetch import afetch, fetch, is_async
 from yandexart_grpc.auth.iam import Exchanged, OAuthToken, Proof, ServiceAccountKey, received
 from yandexart_grpc.auth.machine import MetadataService, YcCli
-from yandexart_grpc.auth.search import Credentials, Source, find, parse
+from yandexart_grpc.auth.search import CHANGING, VARIABLES, Credentials, Source, find, origin, parse
 from yandexart_grpc.auth.secret import ENVIRONMENT, Header, Secret, hidden
 from yandexart_grpc.auth.token import ApiKey, AsyncTokenSource, Credential, IamToken, Token, TokenSource
 
 __all__ = [
+    "CHANGING",
     "ENVIRONMENT",
+    "VARIABLES",
     "ApiKey",
     "AsyncTokenSource",
     "Credential",
@@ -38,6 +40,7 @@ __all__ = [
     "find",
     "hidden",
     "is_async",
+    "origin",
     "parse",
     "received",
 ]

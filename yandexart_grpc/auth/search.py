@@ -28,11 +28,11 @@ PROBE = 0.1
 """Seconds in which a metadata service answers where there is one."""
 
 
-def find(given: Credentials | None, environ: Mapping[str, str], *, machine: bool = False) -> Found | None:
+def find(given: Credentials | None, environ: Mapping[str, str], *, machine: bool = False, needed: bool = False) -> Found | None:
     """The credential given, else the first in the environment and, with `machine`, of this machine.
 
-    Raises `ConfigurationError` that names the setting when a credential is malformed and, with `machine`, one that lists
-    what was tried when there is none.
+    Raises `ConfigurationError` that names the setting when a credential is malformed and, with `machine` or where one is
+    `needed`, one that lists what was tried when there is none.
     """
     if given is not None:
         return _judged(given)
@@ -49,9 +49,16 @@ def find(given: Credentials | None, environ: Mapping[str, str], *, machine: bool
     tried.append(f"{CHANGING}: not set")
     if machine and (found := _tried(tried, lambda: YcCli(environ=environ))):
         return found
-    if machine:
+    if machine or needed:
         raise ConfigurationError(f"credentials: none given, and none found ({'; '.join(tried)})")
     return None
+
+
+def origin(found: Found) -> str:
+    """Where the search has found it: in a variable, or on this machine."""
+    if isinstance(found, IamTokenVariable):
+        return CHANGING
+    return next((name for name, kind in VARIABLES.items() if kind is type(found)), "this machine")
 
 
 def parse(text: str) -> Found:

@@ -7,6 +7,7 @@ import click
 
 from yandexart_grpc import __version__
 from yandexart_grpc.cli.batch import batch
+from yandexart_grpc.cli.doctor import doctor
 from yandexart_grpc.cli.generate import generate
 from yandexart_grpc.cli.operation import operation
 from yandexart_grpc.cli.output import INTERRUPTED, NOT_SAVED
@@ -42,6 +43,7 @@ def yandexart() -> None:
 
 
 yandexart.add_command(batch)
+yandexart.add_command(doctor)
 yandexart.add_command(generate)
 yandexart.add_command(operation)
 yandexart.add_command(serve)

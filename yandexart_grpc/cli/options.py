@@ -24,10 +24,16 @@ class Connection(TypedDict):
 
     endpoint: str | None
     operation_endpoint: str | None
+    iam_endpoint: str | None
+    discovery: str | None
     root_certificates: str | None
     rpc_timeout: float
     max_message_bytes: int
     store: str | None
+    client_certificate: str | None
+    client_key: str | None
+    proxy: bool
+    allow_plaintext: bool
 
 
 def default(callable_: Callable[..., object], argument: str) -> Any:
@@ -44,10 +50,12 @@ def connection_options(command: F) -> F:
             envvar="YANDEXART_ENDPOINT",
             show_envvar=True,
             metavar="URL",
-            help="https://host:port, host:port (TLS), http://host:port, demo:// or images:// (the Images API of Yandex Cloud). "
-            "Without one, the asynchronous API of Yandex Cloud.",
+            help="https://host:port, host:port (TLS), http://host:port, dns:///name:port, demo:// or images:// (the Images API "
+            "of Yandex Cloud). Without one, or as ru or kz, the asynchronous API of Yandex Cloud.",
         ),
         click.option("--operation-endpoint", metavar="URL", help="Where operations are read, if that is another place."),
+        click.option("--iam-endpoint", metavar="URL", help="Where keys are exchanged for tokens, if not at Yandex."),
+        click.option("--discovery", metavar="URL", help="Who is asked for all these addresses instead."),
         click.option("--root-certificates", metavar="FILE", help="PEM file with the authority of the server."),
         click.option(
             "--rpc-timeout",
@@ -72,6 +80,10 @@ def connection_options(command: F) -> F:
             metavar="URL",
             help="Where demo:// and images:// keep operations: sqlite:///PATH. They end with the command where none is given.",
         ),
+        click.option("--client-certificate", metavar="FILE", help="PEM file with what this client shows who it is with."),
+        click.option("--client-key", metavar="FILE", help="PEM file with the key of that certificate."),
+        click.option("--no-proxy", "proxy", flag_value=False, default=True, help="Use no proxy, whatever the environment says."),
+        click.option("--allow-plaintext", is_flag=True, help="Let the credential go over http:// beyond this machine."),
     )
 
 
@@ -100,7 +112,14 @@ def request_options(command: F) -> F:
         click.option(
             "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="A name in the folder, or an art:// URI."
         ),
-        click.option("--folder-id", envvar="YC_FOLDER_ID", show_envvar=True, metavar="ID", help="The folder that pays."),
+        folder_option,
+    )
+
+
+def folder_option(command: F) -> F:
+    """The option for the folder."""
+    return click.option("--folder-id", envvar="YC_FOLDER_ID", show_envvar=True, metavar="ID", help="The folder that pays.")(
+        command
     )
 
 
@@ -125,7 +144,7 @@ def demo_option(command: F) -> F:
 def point_to_demo(connection: Connection) -> None:
     """What --demo does. It goes with no other endpoint."""
     context = click.get_current_context()
-    for name in "endpoint", "operation_endpoint":
+    for name in "endpoint", "operation_endpoint", "discovery":
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--demo is short for --endpoint {DEMO} and goes with no other endpoint.")
     connection["endpoint"] = DEMO
@@ -148,7 +167,7 @@ def pick_up_command(operation_id: str) -> str:
     for option in context.command.params:
         if option.name in CARRIED and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
             value = context.params[option.name]
-            words += option.opts[:1] if value is True else [option.opts[0], str(value)]
+            words += option.opts[:1] if isinstance(value, bool) else [option.opts[0], str(value)]
     if context.params.get("demo"):
         words += ["--endpoint", DEMO]
     return shlex.join(words)

@@ -15,10 +15,10 @@ from yandexart_grpc import (
     Unavailable,
     YandexArtError,
 )
+from yandexart_grpc.address import EMBEDDED
 from yandexart_grpc.cli.options import DEMO, pick_up_command
 from yandexart_grpc.cli.output import Interrupted, OutputError, printable
 from yandexart_grpc.errors import Billed
-from yandexart_grpc.settings import EMBEDDED
 
 ENDED = (ContentRefused, InvalidRequest, NotFound, OperationCancelled, OperationFailed, OutcomeUnknown)
 """After these there is nothing left to wait for."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from grpc import RpcError, StatusCode
 
 from yandexart_grpc import auth
+from yandexart_grpc.address import GENERATION, OPERATIONS, Endpoint
 from yandexart_grpc.aio import AsyncYandexArt
 from yandexart_grpc.errors import (
     ContentRefused,
@@ -31,13 +32,10 @@ from yandexart_grpc.operation import AsyncOperation
 from yandexart_grpc.request import ImageRequest, known_key
 from yandexart_grpc.server.backends.base import Upstream
 from yandexart_grpc.settings import (
-    GENERATION,
     MAX_MESSAGE_BYTES,
-    OPERATIONS,
     READS_PER_SECOND,
     RPC_TIMEOUT,
     SUBMITS_PER_MINUTE,
-    Endpoint,
     Limits,
     Settings,
 )

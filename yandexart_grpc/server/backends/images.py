@@ -22,7 +22,6 @@ import httpx2
 from grpc import StatusCode
 
 from yandexart_grpc.errors import (
-    IMAGES_API,
     REFUSALS,
     TABLE,
     ContentRefused,
@@ -36,6 +35,7 @@ from yandexart_grpc.errors import (
     row,
 )
 from yandexart_grpc.image import whole_jpeg
+from yandexart_grpc.meaning import IMAGES_API
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.server.backends.base import Upstream
 from yandexart_grpc.server.backends.demo import REFUSAL, size_of

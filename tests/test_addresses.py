@@ -209,17 +209,18 @@ async def test_calls_are_spread_over_all_behind_a_name_and_one_may_be_lost(
     port = int(foreign.listen().rpartition(":")[2])
     foreign.listen(host="127.0.0.2", port=port)
     art = connect(endpoint=f"dns+http://{names}/pictures.invalid:{port}")
-    for _ in range(8):
+    ordered = 0
+    while min(foreign.calls["127.0.0.1"], foreign.calls["127.0.0.2"]) < 4:  # one may be connected later than the other
         await art.submit("a red cat")
-    assert set(foreign.calls) == {"127.0.0.1", "127.0.0.2"}
-    assert min(foreign.calls.values()) > 3
+        ordered += 1
+        assert ordered < 100
     foreign.close("127.0.0.2")
     foreign.calls.clear()
     for _ in range(8):
         operation = await art.submit("a red cat")
     assert (await operation.result()).data == PICTURE
     assert set(foreign.calls) == {"127.0.0.1"}
-    assert len(foreign.executions) == 16
+    assert len(foreign.executions) == ordered + 8
 
 
 # TLS

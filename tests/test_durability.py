@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.foreign import jpeg
-from tests.postgres import Postgres
 from yandexart_grpc import ConfigurationError, stubs
 from yandexart_grpc.errors import retry_after
 from yandexart_grpc.request import ImageRequest, Message
@@ -101,21 +100,6 @@ async def server(backend: Scripted, **settings: Any) -> AsyncIterator[Caller]:
             caller = Caller(endpoint)
             life.push_async_callback(caller.close)
             yield caller
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> str:
-    """The URL of a store that is not there yet."""
-    return f"sqlite:///{tmp_path}/new/store.db"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest) -> str:
-    """The URL of a store of either kind that is not there yet."""
-    if request.param == "sqlite":
-        return str(request.getfixturevalue("file"))
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.database()
 
 
 def picture(operation: stubs.Operation) -> bytes:
@@ -484,7 +468,7 @@ class TestFile:
         with contextlib.closing(sqlite3.connect(file.removeprefix("sqlite:///"))) as connection, connection:
             connection.execute("UPDATE store SET version = 1000")
         before = content_of(file)
-        with pytest.raises(ConfigurationError, match="has schema 1000, and this version knows up to 1"):
+        with pytest.raises(ConfigurationError, match="has schema 1000, and this version knows up to 2"):
             async with server(Scripted(), store=file):
                 pytest.fail("a newer schema was opened")
         assert content_of(file) == before

@@ -121,6 +121,11 @@ class ImageRequest:
         return "\n".join(text for text, weight in self.messages if weight > 0)
 
     @property
+    def folder(self) -> str:
+        """The folder that the model URI names, which pays."""
+        return self.model_uri.split("/")[2]
+
+    @property
     def has_folder(self) -> bool:
         """Whether the model URI names a folder and a model; the service refuses one that does not in misleading words."""
         return isinstance(self.model_uri, str) and _MODEL_URI.fullmatch(self.model_uri) is not None

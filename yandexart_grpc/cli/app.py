@@ -10,6 +10,7 @@ from yandexart_grpc.cli.batch import batch
 from yandexart_grpc.cli.generate import generate
 from yandexart_grpc.cli.operation import operation
 from yandexart_grpc.cli.output import INTERRUPTED, NOT_SAVED
+from yandexart_grpc.cli.quota import quota
 from yandexart_grpc.cli.serve import serve
 from yandexart_grpc.errors import TABLE, YandexArtError, row
 
@@ -43,4 +44,5 @@ def yandexart() -> None:
 yandexart.add_command(batch)
 yandexart.add_command(generate)
 yandexart.add_command(operation)
+yandexart.add_command(quota)
 yandexart.add_command(serve)

@@ -102,6 +102,9 @@ def default_store() -> str:
 @click.option("--concurrency", type=int, default=1_000, show_default=True, metavar="N", help="Operations worked on at a time.")
 @click.option("--queue", type=int, default=10_000, show_default=True, metavar="N", help="Operations that may wait for that.")
 @click.option(
+    "--quota", metavar="LIMITS", help="What a folder may buy of all servers on the store together: minute=500,day=5000."
+)
+@click.option(
     "--grace", type=span, default="25s", show_default=True, metavar="SPAN", help="What work in progress gets at the end."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log the life of each operation, not only what goes wrong.")

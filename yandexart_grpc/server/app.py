@@ -21,11 +21,13 @@ import grpc
 
 from yandexart_grpc import auth
 from yandexart_grpc.errors import ConfigurationError
+from yandexart_grpc.server.allowance import Limits
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.cloud import CloudBackend
 from yandexart_grpc.server.backends.demo import DemoBackend
 from yandexart_grpc.server.doors.grpc import OPTIONS, announce, open_clinic, open_door
 from yandexart_grpc.server.operations import Operations, Unknown
+from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import MEMORY, is_shared, open_store, place_of
 from yandexart_grpc.server.workers import TaskWorkers, Workers
 
@@ -96,6 +98,8 @@ class ServerSettings:
     """How many operations are worked on at a time."""
     queue: int = QUEUE
     """How many accepted operations may wait for their turn; more are refused."""
+    quota: str | None = None
+    """How many pictures a folder may buy, of all servers on the store together: `minute=500,day=5000`."""
     grace: float = GRACE
     """Seconds that work in progress may take once the server is told to stop."""
 
@@ -112,6 +116,10 @@ class ServerSettings:
         for name, kind in CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 yield f"{name}: {getattr(self, name)!r} is neither {' nor '.join(map(repr, get_args(kind)))}"
+        try:
+            _ = self.quota and Limits.parse(self.quota)
+        except ValueError as error:
+            yield str(error)
         if self.role != "both" and not is_shared(self.store):
             yield f"role: {self.role!r} needs a store that servers share, postgresql://"
         if is_shared(self.store) and self.backend in ("images", "cloud") and self.upstream_credentials == "caller":
@@ -204,7 +212,13 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
         raise ConfigurationError("; ".join(found))
     async with open_store(settings.store) as store, _workers(settings) as workers:
         operations = Operations(
-            store, workers, _backend(settings), keep=settings.keep, queue=settings.queue, unknown=settings.unknown
+            store,
+            workers,
+            _backend(settings),
+            keep=settings.keep,
+            queue=settings.queue,
+            unknown=settings.unknown,
+            quotas=Quotas(store, Limits.parse(settings.quota)) if settings.quota else None,
         )
         server = grpc.aio.server(options=OPTIONS)
         address = _bind(server, settings)

@@ -28,6 +28,7 @@ from yandexart_grpc.errors import (
 from yandexart_grpc.request import ImageRequest, problems_of_key
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
+from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
 from yandexart_grpc.server.workers import Workers
 from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Operation, RetryInfo, Status
@@ -57,9 +58,18 @@ class Operations:
     """Accepts requests, has them worked on, and tells what became of them."""
 
     def __init__(
-        self, store: Store, workers: Workers, backend: Backend, *, keep: float, queue: int, unknown: Unknown = "fail"
+        self,
+        store: Store,
+        workers: Workers,
+        backend: Backend,
+        *,
+        keep: float,
+        queue: int,
+        unknown: Unknown = "fail",
+        quotas: Quotas | None = None,
     ) -> None:
         """A finished operation is kept for `keep` seconds; at most `queue` wait for their turn."""
+        self._quotas = quotas
         self._store = store
         self._workers = workers
         self._backend = backend
@@ -246,6 +256,12 @@ class Operations:
 
     async def _run(self, entry: Row) -> None:
         work = _Work(self, entry)
+        if self._quotas and self._backend.charges and not entry.upstream:
+            try:
+                await self._quotas.turn(entry.request.folder, entry.caller)
+            except QuotaExceeded as error:
+                await self._finish(entry, with_bill(to_status(error), "no"))
+                return
         if not await work.began(charges=self._backend.charges):
             return
         start = time.monotonic()

@@ -5,27 +5,27 @@ what the states mean. What differs from one database to another stands in `sqlit
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 import sqlalchemy as sql
 from sqlalchemy import Column, Connection, Engine, MetaData, Table, UniqueConstraint
-from sqlalchemy.dialects.postgresql import insert as insert_into_postgresql
-from sqlalchemy.dialects.sqlite import insert as insert_into_sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.request import ImageRequest
+from yandexart_grpc.server import allowance
 from yandexart_grpc.server.commits import Commits, StoreFailure, committing
 from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Status
 
-__all__ = ["MEMORY", "Row", "State", "Store", "StoreFailure", "is_shared", "open_store", "place_of"]
+__all__ = ["MEMORY", "Row", "State", "Store", "StoreFailure", "is_shared", "left_of", "open_store", "place_of"]
 
 MEMORY = "sqlite://"
 """A store that lives as long as the process."""
@@ -122,8 +122,7 @@ _OPERATIONS = Table(
     Column("response", sql.LargeBinary),
     UniqueConstraint("caller", "key"),
 )
-_INSERTS: Mapping[str, Callable[[Table], Any]] = {"postgresql": insert_into_postgresql, "sqlite": insert_into_sqlite}
-_STEPS = (_METADATA.create_all,)
+_STEPS = (_METADATA.create_all, allowance.create)
 """What brings a store from one version of the schema to the next; a new one has version 0."""
 
 
@@ -146,7 +145,7 @@ class Store:
         """Keep a new operation and return it; or return the one that the caller already gave this key."""
 
         def work(connection: Connection) -> Row:
-            add = _INSERTS[connection.dialect.name](_OPERATIONS).values(_values(row)).on_conflict_do_nothing()
+            add = allowance.INSERTS[connection.dialect.name](_OPERATIONS).values(_values(row)).on_conflict_do_nothing()
             add = add.returning(_OPERATIONS.c.id)
             if not connection.execute(add).first():
                 connection.execute(_expired(row.created))  # it may be one that was to be forgotten
@@ -185,6 +184,10 @@ class Store:
         query = sql.select(_OPERATIONS).where(_OPERATIONS.c.state < State.DONE).order_by(_OPERATIONS.c.created)
         return await self._do(lambda connection: [_row(found) for found in connection.execute(query)])
 
+    async def take(self, folder: str, limits: allowance.Limits) -> allowance.Taken:
+        """Take one of the pictures that the folder may buy."""
+        return await self._do(lambda connection: allowance.take(connection, folder, limits))
+
     async def purge(self, now: float) -> int:
         """Forget what expired before `now`, and return how many operations that were."""
         return await self._do(lambda connection: connection.execute(_expired(now)).rowcount)
@@ -203,6 +206,23 @@ async def open_store(url: str) -> AsyncIterator[Store]:
         life.callback(threads.submit, database.engine.dispose)  # by the thread that opened the file
         store_id = await asyncio.get_running_loop().run_in_executor(threads, _migrate, database, shown(url))
         yield Store(database, await life.enter_async_context(committing(database.engine, threads, database.lanes)), store_id)
+
+
+def left_of(url: str) -> list[allowance.Left]:
+    """What is left of the quotas in the store at a URL, whoever serves it. Raises `ConfigurationError`."""
+    place = place_of(url)
+    if place.drivername == "sqlite" and not (place.database and Path(place.database).is_file()):
+        raise ConfigurationError(f"store: {url!r} is no file")
+    engine = sql.create_engine(place.set(drivername="postgresql+psycopg") if is_shared(url) else place)
+    try:
+        with engine.begin() as connection:
+            return allowance.left(connection)
+    except DBAPIError as error:
+        raise ConfigurationError(f"store: {shown(url)!r} cannot be read: {error.orig}") from error
+    except ImportError as error:
+        raise _missing(error) from error
+    finally:
+        engine.dispose()
 
 
 def is_shared(url: str) -> bool:
@@ -238,10 +258,12 @@ def _module(place: URL) -> ModuleType:
             return postgres
         from yandexart_grpc.server import sqlite
     except ImportError as error:
-        raise ConfigurationError(
-            f"store: PostgreSQL needs more packages: pip install 'yandexart-grpc[postgres]' ({error})"
-        ) from error
+        raise _missing(error) from error
     return sqlite
+
+
+def _missing(error: ImportError) -> ConfigurationError:
+    return ConfigurationError(f"store: PostgreSQL needs more packages: pip install 'yandexart-grpc[postgres]' ({error})")
 
 
 def _migrate(database: Database, url: str) -> str:

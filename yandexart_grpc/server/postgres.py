@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import procrastinate
@@ -39,6 +40,10 @@ WATCHED = {
 """A database that vanishes from the network is noticed within ten seconds."""
 
 
+_MIGRATED = sql.Table("jobs_migrated", sql.MetaData(), sql.Column("name", sql.String(255), primary_key=True))
+"""The last change of procrastinate's own schema that was made here."""
+
+
 class Postgres:
     """PostgreSQL, in a few connections: each does at a time what one disk takes at a time."""
 
@@ -53,10 +58,21 @@ class Postgres:
         self._parameters = parameters(place)
 
     def prepare(self, connection: Connection) -> None:
-        """Keep other servers from changing the schema until the end of the transaction, and make that of the jobs."""
+        """Keep other servers from changing the schema until the end of the transaction, and bring that of the jobs up to date."""
         connection.execute(sql.select(sql.func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-        if not sql.inspect(connection).has_table("procrastinate_jobs"):
-            _driver(connection).execute(SchemaManager.get_schema())
+        _MIGRATED.create(connection, checkfirst=True)
+        last = connection.scalar(sql.select(_MIGRATED.c.name))
+        known = sorted(Path(SchemaManager.get_migrations_path()).glob("*.sql"), key=lambda file: file.name)
+        todo: list[str] = [SchemaManager.get_schema()]
+        if last is not None:
+            todo = [file.read_text() for file in known if file.name > last]
+        elif sql.inspect(connection).has_table("procrastinate_jobs"):
+            todo = []  # those of another program, which keeps them up to date
+        for script in todo:
+            _driver(connection).execute(script)
+        if last is None or last < known[-1].name:
+            connection.execute(_MIGRATED.delete())
+            connection.execute(_MIGRATED.insert().values(name=known[-1].name))
 
     def enqueue(self, connection: Connection, operation_id: str) -> None:
         """Keep a job for the operation, in the same transaction."""

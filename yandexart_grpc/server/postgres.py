@@ -36,8 +36,10 @@ WATCHED = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "application_name": "yandexart",
+    "options": "-c idle_in_transaction_session_timeout=10s -c tcp_keepalives_idle=3 -c tcp_keepalives_interval=2"
+    " -c tcp_keepalives_count=3",
 }
-"""A database that vanishes from the network is noticed within ten seconds."""
+"""A database that vanishes from the network is noticed within ten seconds; and so is a server, whose locks others wait for."""
 
 
 _MIGRATED = sql.Table("jobs_migrated", sql.MetaData(), sql.Column("name", sql.String(255), primary_key=True))

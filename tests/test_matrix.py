@@ -21,6 +21,7 @@ from grpc import StatusCode
 
 from tests.foreign import Foreign, alone, jpeg, pictured, refused
 from tests.images_api import ImagesApi
+from tests.postgres import Postgres
 from yandexart_grpc import stubs
 from yandexart_grpc.errors import row
 from yandexart_grpc.server import ServerSettings, embedded
@@ -308,12 +309,22 @@ def over(case: Case, *, operations: bool = False, seeds: bool = False) -> pytest
     return pytest.mark.parametrize("place", places, indirect=True)
 
 
+@pytest.fixture(params=["alone", "shared"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Where the server keeps its operations, and who pays then."""
+    if request.param == "alone":
+        return {}
+    monkeypatch.setenv("YC_API_KEY", "AQVN-server")
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return {"store": postgres.database(), "upstream_credentials": "server"}
+
+
 @pytest.fixture
-async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+async def place(request: pytest.FixtureRequest, kept: dict[str, Any]) -> AsyncIterator[Place]:
     """The server of one cell, and its caller."""
     door, backend, case = request.param
     with backend.serve(case) as source:
-        settings = ServerSettings(listen="127.0.0.1:0", grace=0.0, **source.settings)
+        settings = ServerSettings(listen="127.0.0.1:0", grace=0.0, **source.settings, **kept)
         async with serving(settings) as endpoint, door.at(endpoint) as caller:
             yield Place(caller, backend, source.bought)
 

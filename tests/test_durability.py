@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -526,8 +527,8 @@ class TestStore:
     async def test_a_change_may_be_made_twice(self) -> None:
         """Whoever does not know whether it was made asks again, and hears that it was."""
         async with open_store("sqlite://") as store:
-            await store.accept(entry(1))
-            running = entry(1, state=State.RUNNING, started=2.0, attempts=1)
+            accepted = await store.accept(entry(1))
+            running = replace(accepted, state=State.RUNNING, started=2.0, attempts=1)
             assert await store.advance(running, before=State.ACCEPTED)
             assert await store.advance(running, before=State.ACCEPTED)
 
@@ -557,6 +558,6 @@ class TestStore:
             outcome=stubs.Status(code=3, message="no"),
         )
         async with open_store("sqlite://") as store:
-            await store.accept(row)
-            assert await store.get("id1") == await store.find("c", "k") == row
+            kept = await store.accept(row)
+            assert kept == await store.get("id1") == await store.find("c", "k") == replace(row, rank=1)
             assert (await store.get("id2"), await store.find("d", "k")) == (None, None)

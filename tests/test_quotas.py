@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from grpc import StatusCode
 
-from tests.test_durability import Scripted, picture, server
+from tests.test_durability import Scripted, entry, picture, server
 from yandexart_grpc import ConfigurationError
 from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.errors import QuotaExceeded
@@ -19,7 +21,8 @@ from yandexart_grpc.server import ServerSettings, allowance
 from yandexart_grpc.server.allowance import DAY, Limits
 from yandexart_grpc.server.app import serving
 from yandexart_grpc.server.quotas import Quotas
-from yandexart_grpc.server.store import open_store
+from yandexart_grpc.server.store import State, open_store
+from yandexart_grpc.server.workers import TaskWorkers
 
 
 class Clock:
@@ -84,6 +87,54 @@ class TestAllowance:
             assert not (await store.take("another", limits)).is_over
             clock.now += refused.wait
             assert not (await store.take("folder", limits)).wait
+
+
+class TestRanks:
+    """The order of what waits for a worker."""
+
+    async def test_a_burst_waits_for_itself(self, store: str) -> None:
+        """Of several callers each has his next one in turn, and one who comes late is not behind all that the others want."""
+        async with open_store(store) as kept:
+
+            async def ordered(number: int, caller: str) -> int:
+                return (await kept.accept(entry(number, caller=caller))).rank
+
+            assert [await ordered(number, "many") for number in range(100)] == list(range(1, 101))
+            assert [await ordered(number, "two") for number in (100, 101)] == [1, 2]
+            for number in range(50):
+                done = await kept.get(f"id{number}")
+                assert done
+                await kept.advance(replace(done, state=State.RUNNING), before=State.ACCEPTED)
+            assert await ordered(102, "late") == 1
+            for number in (100, 101, 102):
+                done = await kept.get(f"id{number}")
+                assert done
+                await kept.advance(replace(done, state=State.RUNNING), before=State.ACCEPTED)
+            assert await ordered(103, "later") == 51
+            assert await ordered(104, "many") == 101
+
+    async def test_workers_take_the_lowest_rank_first(self) -> None:
+        """And pass over what was stopped; a place that is not taken is free again."""
+        workers, begun = TaskWorkers(1), []
+        let, ended = asyncio.Event(), asyncio.Event()
+
+        def work(name: str) -> Callable[[], Awaitable[None]]:
+            async def run() -> None:
+                begun.append(name)
+                await let.wait()
+                if len(begun) == 4:
+                    ended.set()
+
+            return run
+
+        for name, rank in (("running", 9), ("last", 3), ("first", 1), ("stopped", 2), ("second", 2)):
+            workers.start(name, work(name), rank)
+            await asyncio.sleep(0)
+        workers.stop("stopped")
+        let.set()
+        await asyncio.wait_for(ended.wait(), 5)
+        assert begun == ["running", "first", "second", "last"]
+        await workers.drain(0)
 
 
 class TestTurns:

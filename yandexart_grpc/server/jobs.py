@@ -82,7 +82,7 @@ class JobWorkers:
             self._tasks += [asyncio.create_task(self._often(*care)) for care in ((self._beat, BEAT), (self._rescue, CHECK))]
             self._working = asyncio.create_task(self._work())
 
-    def start(self, name: str, work: Work) -> None:
+    def start(self, name: str, work: Work, rank: int = 0) -> None:
         """Nothing: the job was kept with the operation, and comes up here or elsewhere."""
 
     def stop(self, name: str) -> None:

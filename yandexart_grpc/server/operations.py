@@ -226,11 +226,11 @@ class Operations:
             ) from error
         finally:
             self._arriving -= 1
-        if kept is entry:
+        if kept.id == entry.id:
             log.info("operation %s accepted", entry.id)
             if not self._workers.shared:  # it may be another machine's turn, and it is sent nowhere
                 self._authorizations[entry.id] = authorization
-            self._begin(entry)
+            self._begin(kept)
         elif kept.request != entry.request:
             raise InvalidRequest(
                 f"idempotency_key: {entry.key!r} stands for another request, operation {kept.id}; take another key",
@@ -252,7 +252,7 @@ class Operations:
         return cancelled
 
     def _begin(self, entry: Row) -> None:
-        self._workers.start(entry.id, lambda: self._run(entry))
+        self._workers.start(entry.id, lambda: self._run(entry), entry.rank)
 
     async def _run(self, entry: Row) -> None:
         work = _Work(self, entry)

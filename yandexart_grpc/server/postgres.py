@@ -76,9 +76,9 @@ class Postgres:
             connection.execute(_MIGRATED.delete())
             connection.execute(_MIGRATED.insert().values(name=known[-1].name))
 
-    def enqueue(self, connection: Connection, operation_id: str) -> None:
+    def enqueue(self, connection: Connection, operation_id: str, rank: int) -> None:
         """Keep a job for the operation, in the same transaction."""
-        deferrer = self._jobs.configure_task(TASK, queue=QUEUE, connection=_driver(connection))
+        deferrer = self._jobs.configure_task(TASK, queue=QUEUE, priority=-rank, connection=_driver(connection))
         deferrer.defer(operation_id=operation_id)
 
     def announce(self, connection: Connection, operation_id: str) -> None:

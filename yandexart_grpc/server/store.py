@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +61,8 @@ class Row:
     """Whether the backend that was called takes money."""
     upstream: str = ""
     """Under which id the backend can find it again."""
+    rank: int = 0
+    """Who has the lower one goes first. A caller's orders have one after another, so that none is behind all of a burst."""
     warnings: tuple[str, ...] = ()
     """What was asked for and is not in the picture, a line each."""
     outcome: ImageGenerationResponse | Status | None = None
@@ -85,7 +87,7 @@ class Database(Protocol):
     def prepare(self, connection: Connection) -> None:
         """Get ready for a change of the schema, in its transaction."""
 
-    def enqueue(self, connection: Connection, operation_id: str) -> None:
+    def enqueue(self, connection: Connection, operation_id: str, rank: int) -> None:
         """Keep the operation's job, in the transaction that keeps the operation."""
 
     def announce(self, connection: Connection, operation_id: str) -> None:
@@ -118,11 +120,30 @@ _OPERATIONS = Table(
     Column("upstream", sql.String(255), nullable=False),
     Column("warnings", sql.Text, nullable=False),
     Column("request", sql.LargeBinary, nullable=False),
+    Column("rank", sql.Integer, nullable=False, server_default="0"),
     Column("error", sql.LargeBinary),
     Column("response", sql.LargeBinary),
     UniqueConstraint("caller", "key"),
 )
-_STEPS = (_METADATA.create_all, allowance.create)
+_IS_WAITING = _OPERATIONS.c.state == sql.literal_column(str(int(State.ACCEPTED)))
+_LINES = (
+    sql.Index("waiting", _OPERATIONS.c.rank, sqlite_where=_IS_WAITING, postgresql_where=_IS_WAITING),
+    sql.Index(
+        "waiting_of_caller", _OPERATIONS.c.caller, _OPERATIONS.c.rank, sqlite_where=_IS_WAITING, postgresql_where=_IS_WAITING
+    ),
+)
+
+
+def _rank(connection: Connection) -> None:
+    """Add what the first version of the schema had not."""
+    allowance.create(connection)
+    if "rank" not in {column["name"] for column in sql.inspect(connection).get_columns(_OPERATIONS.name)}:
+        connection.execute(sql.text("ALTER TABLE operations ADD COLUMN rank INTEGER DEFAULT 0 NOT NULL"))
+    for line in _LINES:
+        line.create(connection, checkfirst=True)
+
+
+_STEPS = (_METADATA.create_all, _rank)
 """What brings a store from one version of the schema to the next; a new one has version 0."""
 
 
@@ -145,14 +166,18 @@ class Store:
         """Keep a new operation and return it; or return the one that the caller already gave this key."""
 
         def work(connection: Connection) -> Row:
-            add = allowance.INSERTS[connection.dialect.name](_OPERATIONS).values(_values(row)).on_conflict_do_nothing()
-            add = add.returning(_OPERATIONS.c.id)
-            if not connection.execute(add).first():
+            insert = allowance.INSERTS[connection.dialect.name](_OPERATIONS)
+            add = (
+                insert.values(_values(row) | {"rank": _next_rank(row.caller)})
+                .on_conflict_do_nothing()
+                .returning(_OPERATIONS.c.rank)
+            )
+            if (rank := connection.scalar(add)) is None:
                 connection.execute(_expired(row.created))  # it may be one that was to be forgotten
-                if not connection.execute(add).first():
+                if (rank := connection.scalar(add)) is None:
                     return _row(connection.execute(sql.select(_OPERATIONS).where(_named(row.caller, row.key))).one())
-            self._database.enqueue(connection, row.id)
-            return row
+            self._database.enqueue(connection, row.id, rank)
+            return replace(row, rank=rank)
 
         return await self._do(work)
 
@@ -285,6 +310,14 @@ def _migrate(database: Database, url: str) -> str:
         raise ConfigurationError(f"store: {url!r} cannot be used: {error.orig}") from error
 
 
+def _next_rank(caller: str) -> sql.ScalarSelect[int]:
+    """The rank of a caller's next order: behind all of his that wait, and before the next ones of the others."""
+    first = sql.select(sql.func.min(_OPERATIONS.c.rank) - 1).where(_IS_WAITING).scalar_subquery()
+    mine = sql.select(sql.func.max(_OPERATIONS.c.rank)).where(_IS_WAITING, _OPERATIONS.c.caller == caller).scalar_subquery()
+    ahead, behind = sql.func.coalesce(mine, 0), sql.func.coalesce(first, 0)
+    return sql.select(sql.case((ahead > behind, ahead), else_=behind) + 1).scalar_subquery()
+
+
 def _named(caller: str, key: str | None) -> sql.ColumnElement[bool]:
     return (_OPERATIONS.c.caller == caller) & (_OPERATIONS.c.key == key)
 
@@ -311,6 +344,7 @@ def _values(row: Row) -> dict[str, Any]:
         "attempts": row.attempts,
         "charged": row.charged,
         "upstream": row.upstream,
+        "rank": row.rank,
         "warnings": "\n".join(row.warnings),
         "request": row.request.to_proto().SerializeToString(),
         "error": row.outcome.SerializeToString() if isinstance(row.outcome, Status) else None,
@@ -337,6 +371,7 @@ def _row(found: sql.Row[Any]) -> Row:
         attempts=found.attempts,
         charged=found.charged,
         upstream=found.upstream,
+        rank=found.rank,
         warnings=tuple(found.warnings.splitlines()),
         outcome=outcome,
     )

@@ -113,6 +113,18 @@ class TestRanks:
             assert await ordered(103, "later") == 51
             assert await ordered(104, "many") == 101
 
+    async def test_an_older_store_learns_it(self, store: str) -> None:
+        """What the first version of the schema has is kept."""
+        async with open_store(store) as kept:
+            await kept.accept(entry(1, caller="old"))
+            scripts = ["DROP INDEX waiting", "DROP INDEX waiting_of_caller", "ALTER TABLE operations DROP COLUMN rank"]
+            for script in (*scripts, "DROP TABLE quotas", "UPDATE store SET version = 1"):
+                await kept._do(lambda connection, script=script: connection.exec_driver_sql(script))  # type: ignore[misc]
+        async with open_store(store) as kept:
+            assert await kept.get("id1") == entry(1, caller="old")
+            assert (await kept.accept(entry(2, caller="old"))).rank == 1
+            assert not (await kept.take("folder", Limits())).wait
+
     async def test_workers_take_the_lowest_rank_first(self) -> None:
         """And pass over what was stopped; a place that is not taken is free again."""
         workers, begun = TaskWorkers(1), []

@@ -1,4 +1,4 @@
-"""Where operations are kept: one schema and one set of queries. `operations` is the only caller, and the only one that knows
+"""Where operations are kept: one set of queries, on the tables of `schema`. `operations` is the only caller, and the only one that knows
 what the states mean. What differs from one database to another stands in `sqlite` and `postgres`.
 """
 

@@ -45,6 +45,21 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    """The URL of a store that is not there yet."""
+    return f"sqlite:///{tmp_path}/new/store.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> str:
+    """The URL of a store of either kind that is not there yet."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("file"))
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.database()
+
+
 class Face:
     """A client or a handle of either kind, whose methods are awaited; the blocking ones run in a thread."""
 

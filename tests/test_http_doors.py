@@ -413,7 +413,7 @@ class TestLife:
         certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
         certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-        pems = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
+        pems: dict[str, Any] = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
         with embedded(http="localhost:0", **pems) as running:
             assert str(running.http).startswith("https://localhost:")
             trusting = ssl.create_default_context(cafile=tmp_path / "ca.pem")

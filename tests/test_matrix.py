@@ -19,12 +19,14 @@ import PIL.Image
 import pytest
 
 from tests import processes
-from tests.callers import DOORS, Order, Refused
+from tests.callers import AUTHORIZATION, DOORS, Order, Refused
 from tests.foreign import jpeg
+from tests.postgres import Postgres
 from yandexart_grpc.server import Backend, Embedded, embedded
 from yandexart_grpc.server.backends.cloud import CloudBackend
 from yandexart_grpc.server.backends.demo import REFUSAL, REFUSED, DemoBackend, draw, size_of
 from yandexart_grpc.server.backends.images import ImagesBackend, Patience
+from yandexart_grpc.server.store import MEMORY
 
 LARGE = jpeg(size=20 * 2**20)
 NOWHERE = "http://127.0.0.1:1"
@@ -67,10 +69,10 @@ def cloud(case: Case, folder: Path) -> Iterator[Source]:
 def images(case: Case, folder: Path) -> Iterator[Source]:
     """Orders at an Images API, which is written from the documents alone."""
     if case == "down":
-        yield Source(ImagesBackend(NOWHERE, patience=Patience(attempts=1)))
+        yield Source(ImagesBackend(NOWHERE, authorization=AUTHORIZATION, patience=Patience(attempts=1)))
     else:
         with module("tests.images_upstream", case, folder) as (endpoint, bought):
-            yield Source(ImagesBackend(endpoint), bought)
+            yield Source(ImagesBackend(endpoint, authorization=AUTHORIZATION), bought)
 
 
 @contextmanager
@@ -141,15 +143,18 @@ def over(case: Case, *, operations: bool = False, seeds: bool = False) -> pytest
 Serve = Callable[[str, Case], tuple[Embedded, Source]]
 
 
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Starts the server of a backend and a case, which is kept for all doors and claims."""
+@pytest.fixture(scope="module", params=["alone", "shared"])
+def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Starts the server of a backend and a case, in memory or on PostgreSQL, which is kept for all doors and claims."""
+    postgres: Postgres | None = request.getfixturevalue("postgres") if request.param == "shared" else None
     with ExitStack() as life:
 
         @functools.cache
         def start(backend: str, case: Case) -> tuple[Embedded, Source]:
             source = life.enter_context(BACKENDS[backend].source(case, tmp_path_factory.mktemp(backend)))
-            return life.enter_context(embedded(source.backend, http=True)), source
+            return life.enter_context(
+                embedded(source.backend, http=True, store=postgres.database() if postgres else MEMORY, grace=0.1)
+            ), source
 
         yield start
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,22 @@ class TestSchema:
         """With both versions."""
         async with open_store(url):
             postgres.do("UPDATE store SET version = 1000", url)
-        with pytest.raises(ConfigurationError, match="has schema 1000, and this version knows up to 1"):
+        with pytest.raises(ConfigurationError, match="has schema 1000, and this version knows up to 2"):
             async with open_store(url):
                 pytest.fail("a newer schema was opened")
+
+    async def test_the_tables_of_the_jobs_follow_their_library(self, postgres: Postgres, url: str) -> None:
+        """What a newer procrastinate changes is changed once, by the first server that has it."""
+        async with open_store(url):
+            ((last,),) = postgres.do("SELECT name FROM jobs_migrated", url)
+        postgres.do("UPDATE jobs_migrated SET name = '03.04.00_01'", url)
+        postgres.do("DROP FUNCTION procrastinate_trigger_function_status_events_update_v1 CASCADE", url)
+        postgres.do("DROP FUNCTION procrastinate_retry_job_v2", url)
+        postgres.do("DELETE FROM pg_enum WHERE enumlabel = 'retried'", url)
+        async with open_store(url) as store:
+            await store.accept(entry(1))
+        assert postgres.do("SELECT name FROM jobs_migrated", url) == [(last,)]
+        assert postgres.do("SELECT proname FROM pg_proc WHERE proname = 'procrastinate_retry_job_v2'", url)
 
     async def test_an_operation_and_its_job_are_kept_together(self, postgres: Postgres, url: str) -> None:
         """One transaction has both: neither is there without the other."""
@@ -105,8 +119,8 @@ class TestSchema:
         """With its bytes and its floats."""
         async with open_store(url) as store:
             row = entry(1, caller="c", key="k", created=1 / 3, state=State.ACCEPTED, warnings=("no seed", "no rain"))
-            await store.accept(row)
-            assert await store.get("id1") == await store.find("c", "k") == row
+            kept = await store.accept(row)
+            assert kept == await store.get("id1") == await store.find("c", "k") == replace(row, rank=1)
 
 
 class TestSettings:
@@ -239,6 +253,20 @@ class TestFaults:
         assert operation.done
         assert operation.error.code == (StatusCode.ABORTED.value[0] if charges else 0)
         assert executions(tmp_path / "ledger")["a cat"] == (1 if charges else 2)
+
+    @pytest.mark.faults
+    async def test_a_server_that_is_stopped_is_not_taken_for_dead(
+        self, start: Start, call: Callable[..., Caller], tmp_path: Path
+    ) -> None:
+        """What it was paid for is finished within its grace, however long it takes no more work."""
+        front = call(start("--role", "serve"))
+        worker = start("--role", "work", "--duration", "25", "--grace", "60")
+        start("--role", "work")
+        ids = [await front.submit(f"cat {number}") for number in range(20)]
+        await begun(tmp_path / "ledger", 20)
+        assert await asyncio.to_thread(worker.stop) == 0
+        assert all([picture(await front.get(operation_id, hold=10)) for operation_id in ids])
+        assert set(executions(tmp_path / "ledger").values()) == {1}
 
     async def test_a_lost_subscription_is_made_again(self, join: Join, postgres: Postgres, url: str) -> None:
         """Whoever waits meanwhile is still woken."""

@@ -243,7 +243,7 @@ def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    pems = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
+    pems: dict[str, Any] = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
     with embedded(listen="localhost:0", duration="fixed:0", **pems) as server:
         assert server.endpoint.startswith("https://localhost:")
         with YandexArt(endpoint=server.endpoint, folder_id="folder", root_certificates=tmp_path / "ca.pem") as art:

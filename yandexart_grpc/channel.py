@@ -82,7 +82,7 @@ def start_embedded(settings: Settings, life: ExitStack) -> Settings:
         raise ConfigurationError(
             f"{asked.embedded}:// needs the server: pip install 'yandexart-grpc[server]' ({error})"
         ) from error
-    kept = {"store": settings.store} if settings.store else {}
+    kept: dict[str, Any] = {"store": settings.store} if settings.store else {}
     server = embedded(backend=asked.embedded, upstream=asked.upstream, **kept)
     here = replace(Endpoint.parse(life.enter_context(server).endpoint), embedded=asked.embedded, upstream=asked.upstream)
     return replace(

@@ -127,7 +127,7 @@ class ImageRequest:
 
     @property
     def folder(self) -> str:
-        """The folder that the model URI names."""
+        """The folder that the model URI names, which pays."""
         return self.model_uri.removeprefix("art://").partition("/")[0]
 
     def problems(self) -> Iterator[str]:

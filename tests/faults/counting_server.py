@@ -89,6 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--unknown", choices=["fail", "resend"], default=argparse.SUPPRESS)
     parser.add_argument("--role", choices=["serve", "work", "both"], default=argparse.SUPPRESS)
     parser.add_argument("--concurrency", type=int, default=argparse.SUPPRESS)
+    parser.add_argument("--quota", default=argparse.SUPPRESS)
     parser.add_argument("--grace", type=float, default=argparse.SUPPRESS)
     settings: dict[str, Any] = vars(parser.parse_args(arguments))
     backend = CountingBackend(settings.pop("ledger"), charges=settings.pop("charges"), duration=settings.pop("duration"))

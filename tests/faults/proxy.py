@@ -35,11 +35,13 @@ class Rules:
 
 
 class Proxy:
-    """Forwards connections to `target`, a `host:port`, by rules that can be changed at any time. Runs in a thread of its own."""
+    """Forwards connections to `target`, a `host:port` or the path of a socket, by rules that can be changed at any time. It runs
+    in a thread of its own.
+    """
 
     def __init__(self, target: str, *, port: int = 0) -> None:
         host, _, number = target.rpartition(":")
-        self._target = host, int(number)
+        self._target = target if target.startswith("/") else (host, int(number))
         self._port = port
         self._rules = Rules()
         self._connections: dict[asyncio.Task[None], _Connection] = {}
@@ -110,7 +112,7 @@ class _Connection:
     def __init__(self, proxy: Proxy, client: socket.socket) -> None:
         self._proxy = proxy
         self._client = client
-        self._server = socket.socket()
+        self._server = socket.socket(socket.AF_UNIX if isinstance(proxy._target, str) else socket.AF_INET)
         for end in (client, self._server):
             end.setblocking(False)
         self._heard = 0
@@ -124,7 +126,8 @@ class _Connection:
         try:
             await loop.sock_connect(self._server, proxy._target)
             for end in (self._client, self._server):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if end.family == socket.AF_INET:
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pumps = [asyncio.create_task(self._pump(upward=upward)) for upward in (True, False)]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)

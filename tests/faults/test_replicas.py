@@ -11,10 +11,12 @@ from typing import TypeVar
 import grpc
 import pytest
 from grpc import StatusCode
+from sqlalchemy.engine import make_url
 
 from tests.doors import Caller
 from tests.faults.counting_server import executions
 from tests.faults.process import ServerProcess
+from tests.faults.proxy import Proxy
 from tests.postgres import Postgres
 from yandexart_grpc import stubs
 
@@ -36,12 +38,13 @@ class Client:
 
     async def order(self, prompt: str) -> None:
         """Order a picture, and ask for it until it has ended."""
-        operation_id = await self._insist(lambda caller: caller.submit(prompt, key=prompt))
-        while not (operation := await self._insist(lambda caller: caller.get(operation_id, hold=5))).done:
+        operation_id = await self.insist(lambda caller: caller.submit(prompt, key=prompt))
+        while not (operation := await self.insist(lambda caller: caller.get(operation_id, hold=5))).done:
             pass
         self.ended[prompt] = operation
 
-    async def _insist(self, call: Callable[[Caller], Awaitable[Answer]]) -> Answer:
+    async def insist(self, call: Callable[[Caller], Awaitable[Answer]]) -> Answer:
+        """Call one server or another until there is an answer."""
         end = time.monotonic() + PATIENCE
         while True:
             try:
@@ -102,3 +105,29 @@ async def test_servers_may_die_at_any_instant(
     assert postgres.do("SELECT count(*) FROM procrastinate_jobs", url) == [(0,)]
     for caller in callers:
         await caller.close()
+
+
+@pytest.mark.faults
+async def test_a_server_may_be_cut_off_for_ten_seconds(postgres: Postgres, life: ExitStack, tmp_path: Path) -> None:
+    """What it was drawing is kept when it is back: it is not taken for dead, and nothing is made twice."""
+    ledger, url = tmp_path / "ledger", make_url(postgres.database())
+    folder = url.query["host"]
+    proxy = life.enter_context(Proxy(f"{folder}/.s.PGSQL.5432"))
+    through = url.set(host="127.0.0.1", port=int(proxy.endpoint.rpartition(":")[2]), query={})
+    options = ["--duration", "3", "--charges", "--concurrency", "10"]
+    far = life.enter_context(ServerProcess(ledger, "--store", through.render_as_string(), *options))
+    near = life.enter_context(ServerProcess(ledger, "--store", url.render_as_string(), *options))
+    caller, other = Caller(far.endpoint), Caller(near.endpoint)
+    ids = [await caller.submit(f"cat-{number}") for number in range(20)]
+    await asyncio.sleep(1)
+    proxy.set(stalled=True)
+    during = await other.submit("during")
+    await asyncio.sleep(10)
+    proxy.set()
+    after = await Client([caller], 0).insist(lambda caller: caller.submit("after"))
+    ended = [await other.get(operation_id, hold=30) for operation_id in (*ids, during, after)]
+    assert all(operation.HasField("response") for operation in ended)
+    assert set(executions(ledger).values()) == {1}
+    assert len(executions(ledger)) == 22
+    await caller.close()
+    await other.close()

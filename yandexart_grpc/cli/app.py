@@ -11,6 +11,7 @@ from yandexart_grpc.cli.doctor import doctor
 from yandexart_grpc.cli.generate import generate
 from yandexart_grpc.cli.operation import operation
 from yandexart_grpc.cli.output import INTERRUPTED, NOT_SAVED
+from yandexart_grpc.cli.quota import quota
 from yandexart_grpc.cli.serve import serve
 from yandexart_grpc.errors import TABLE, YandexArtError, row
 
@@ -46,4 +47,5 @@ yandexart.add_command(batch)
 yandexart.add_command(doctor)
 yandexart.add_command(generate)
 yandexart.add_command(operation)
+yandexart.add_command(quota)
 yandexart.add_command(serve)

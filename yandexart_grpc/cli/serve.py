@@ -111,6 +111,9 @@ def default_store() -> str:
 @click.option("--concurrency", type=int, default=1_000, show_default=True, metavar="N", help="Operations worked on at a time.")
 @click.option("--queue", type=int, default=10_000, show_default=True, metavar="N", help="Operations that may wait for that.")
 @click.option(
+    "--quota", metavar="LIMITS", help="What a folder may buy of all servers on the store together: minute=500,day=5000."
+)
+@click.option(
     "--in-flight-per-caller", type=int, default=10_000, show_default=True, metavar="N", help="Unfinished operations of a caller."
 )
 @click.option("--requests-per-second", type=float, metavar="N", help="Requests of a caller.  [default: any number]")

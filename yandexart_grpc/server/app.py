@@ -21,6 +21,7 @@ import grpc
 
 from yandexart_grpc import auth
 from yandexart_grpc.errors import ConfigurationError
+from yandexart_grpc.server.allowance import Quota
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.cloud import CloudBackend
 from yandexart_grpc.server.backends.demo import DemoBackend
@@ -29,6 +30,7 @@ from yandexart_grpc.server.doors.grpc import announce, make_server, open_clinic,
 from yandexart_grpc.server.doors.promises import scope_of
 from yandexart_grpc.server.limits import Limits
 from yandexart_grpc.server.operations import Operations, Unknown
+from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import MEMORY, is_shared, open_store, place_of
 from yandexart_grpc.server.workers import TaskWorkers, Workers
 
@@ -124,6 +126,8 @@ class ServerSettings:
     """How many operations are worked on at a time."""
     queue: int = QUEUE
     """How many accepted operations may wait for their turn; more are refused."""
+    quota: str | None = None
+    """How many pictures a folder may buy, of all servers on the store together: `minute=500,day=5000`."""
     grace: float = GRACE
     """Seconds that work in progress may take once the server is told to stop."""
 
@@ -148,6 +152,10 @@ class ServerSettings:
             yield "allow_anonymous: with key_file, everybody has to show a key"
         if self.key_file and self.backend in ("images", "cloud") and self.upstream_credentials == "caller":
             yield "upstream_credentials: with key_file, callers send keys of this server, which go no further; take 'server'"
+        try:
+            _ = self.quota and Quota.parse(self.quota)
+        except ValueError as error:
+            yield str(error)
         if self.role != "both" and not is_shared(self.store):
             yield f"role: {self.role!r} needs a store that servers share, postgresql://"
         if is_shared(self.store) and self.backend in ("images", "cloud") and self.upstream_credentials == "caller":
@@ -181,14 +189,15 @@ def embedded(
     listen: str = "127.0.0.1:0",
     http: str | bool = False,
     store: str = MEMORY,
+    grace: float | None = None,
     upstream: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
 ) -> Iterator[Embedded]:
     """Serve inside this process, in a thread of its own, until the `with` block ends; works from blocking code and from asyncio.
 
-    The arguments are those of `ServerSettings`; `http=True` takes a free port. Work that has begun is finished first where its
-    picture is kept in a `store`.
+    The arguments are those of `ServerSettings`; `http=True` takes a free port. Without a `grace`, work that has begun is
+    finished first where its picture is kept in a `store`.
 
     Raises `ConfigurationError`.
     """
@@ -201,7 +210,7 @@ def embedded(
         upstream=upstream,
         tls_cert=tls_cert,
         tls_key=tls_key,
-        grace=0.1 if store == MEMORY else GRACE,
+        grace=grace if grace is not None else 0.1 if store == MEMORY else GRACE,
     )
     started: Future[tuple[Embedded, Callable[[], object]]] = Future()
 
@@ -262,6 +271,7 @@ async def serving(settings: ServerSettings, callers: Callers | None = None) -> A
             queue=settings.queue,
             unknown=settings.unknown,
             limits=limits,
+            quotas=Quotas(store, Quota.parse(settings.quota)) if settings.quota else None,
         )
         scheme, credentials = ("https", _certificate(settings)) if settings.tls_cert or settings.tls_key else ("http", None)
         host = _free(settings)

@@ -34,7 +34,10 @@ POLL = 1.0
 """Seconds after which to look for jobs that nothing was heard of, to count those that wait, and to try again."""
 FORGOTTEN = 3600.0
 """Seconds after which a dead worker is removed from the list; until then it is only that."""
+PARTING = 5.0
+"""Seconds that a worker may take to sign off when its time is over: the database may be away."""
 CONNECTIONS = 3
+"""How many it takes beside the one on which it listens."""
 
 
 class JobWorkers:
@@ -79,7 +82,7 @@ class JobWorkers:
             self._tasks += [asyncio.create_task(self._often(*care)) for care in ((self._beat, BEAT), (self._rescue, CHECK))]
             self._working = asyncio.create_task(self._work())
 
-    def start(self, name: str, work: Work) -> None:
+    def start(self, name: str, work: Work, rank: int = 0) -> None:
         """Nothing: the job was kept with the operation, and comes up here or elsewhere."""
 
     def stop(self, name: str) -> None:
@@ -93,7 +96,7 @@ class JobWorkers:
         if self._worker and self._working:
             self._worker.shutdown_graceful_timeout = grace
             self._worker.stop()
-            await self._working
+            await asyncio.wait([self._working], timeout=grace + PARTING)
         await _cancelled(*self._tasks)
 
     async def _work(self) -> None:

@@ -31,6 +31,7 @@ from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.callers import ANYBODY, Caller
 from yandexart_grpc.server.limits import Limits, Seats
+from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
 from yandexart_grpc.server.workers import Workers
 from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Operation, RetryInfo, Status
@@ -69,8 +70,10 @@ class Operations:
         queue: int,
         unknown: Unknown = "fail",
         limits: Limits = Limits(),  # noqa: B008  # it cannot change
+        quotas: Quotas | None = None,
     ) -> None:
         """A finished operation is kept for `keep` seconds; at most `queue` wait for their turn."""
+        self._quotas = quotas
         self._store = store
         self._workers = workers
         self._backend = backend
@@ -269,13 +272,13 @@ class Operations:
             ) from error
         finally:
             self._arriving -= 1
-            if kept is not entry:
+            if kept is None or kept.id != entry.id:
                 mine.discard(entry.id)
-        if kept is entry:
+        if kept.id == entry.id:
             log.info("operation %s accepted", entry.id)
             if not self._workers.shared:  # it may be another machine's turn, and it is sent nowhere
                 self._authorizations[entry.id] = authorization
-            self._begin(entry)
+            self._begin(kept)
         elif kept.request != entry.request:
             raise InvalidRequest(
                 f"idempotency_key: {entry.key!r} stands for another request, operation {kept.id}; take another key",
@@ -301,10 +304,16 @@ class Operations:
         return cancelled
 
     def _begin(self, entry: Row) -> None:
-        self._workers.start(entry.id, lambda: self._run(entry))
+        self._workers.start(entry.id, lambda: self._run(entry), entry.rank)
 
     async def _run(self, entry: Row) -> None:
         work = _Work(self, entry)
+        if self._quotas and self._backend.charges and not entry.upstream:
+            try:
+                await self._quotas.turn(entry.request.folder, entry.caller)
+            except QuotaExceeded as error:
+                await self._finish(entry, with_bill(to_status(error), "no"))
+                return
         if not await work.began(charges=self._backend.charges):
             return
         start = time.monotonic()

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import procrastinate
@@ -35,8 +36,14 @@ WATCHED = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "application_name": "yandexart",
+    "options": "-c idle_in_transaction_session_timeout=10s -c tcp_keepalives_idle=3 -c tcp_keepalives_interval=2"
+    " -c tcp_keepalives_count=3",
 }
-"""A database that vanishes from the network is noticed within ten seconds."""
+"""A database that vanishes from the network is noticed within ten seconds; and so is a server, whose locks others wait for."""
+
+
+_MIGRATED = sql.Table("jobs_migrated", sql.MetaData(), sql.Column("name", sql.String(255), primary_key=True))
+"""The last change of procrastinate's own schema that was made here."""
 
 
 class Postgres:
@@ -53,14 +60,25 @@ class Postgres:
         self._parameters = parameters(place)
 
     def prepare(self, connection: Connection) -> None:
-        """Keep other servers from changing the schema until the end of the transaction, and make that of the jobs."""
+        """Keep other servers from changing the schema until the end of the transaction, and bring that of the jobs up to date."""
         connection.execute(sql.select(sql.func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-        if not sql.inspect(connection).has_table("procrastinate_jobs"):
-            _driver(connection).execute(SchemaManager.get_schema())
+        _MIGRATED.create(connection, checkfirst=True)
+        last = connection.scalar(sql.select(_MIGRATED.c.name))
+        known = sorted(Path(SchemaManager.get_migrations_path()).glob("*.sql"), key=lambda file: file.name)
+        todo: list[str] = [SchemaManager.get_schema()]
+        if last is not None:
+            todo = [file.read_text() for file in known if file.name > last]
+        elif sql.inspect(connection).has_table("procrastinate_jobs"):
+            todo = []  # those of another program, which keeps them up to date
+        for script in todo:
+            _driver(connection).execute(script)
+        if last is None or last < known[-1].name:
+            connection.execute(_MIGRATED.delete())
+            connection.execute(_MIGRATED.insert().values(name=known[-1].name))
 
-    def enqueue(self, connection: Connection, operation_id: str) -> None:
+    def enqueue(self, connection: Connection, operation_id: str, rank: int) -> None:
         """Keep a job for the operation, in the same transaction."""
-        deferrer = self._jobs.configure_task(TASK, queue=QUEUE, connection=_driver(connection))
+        deferrer = self._jobs.configure_task(TASK, queue=QUEUE, priority=-rank, connection=_driver(connection))
         deferrer.defer(operation_id=operation_id)
 
     def announce(self, connection: Connection, operation_id: str) -> None:

@@ -31,7 +31,7 @@ class File:
     def prepare(self, connection: Connection) -> None:
         """Nothing: the file is locked."""
 
-    def enqueue(self, connection: Connection, operation_id: str) -> None:
+    def enqueue(self, connection: Connection, operation_id: str, rank: int) -> None:
         """Nothing: what is not done is what has to be done."""
 
     def announce(self, connection: Connection, operation_id: str) -> None:

@@ -1,70 +1,31 @@
-"""Where operations are kept: one schema and one set of queries. `operations` is the only caller, and the only one that knows
-what the states mean. What differs from one database to another stands in `sqlite` and `postgres`.
+"""Where operations are kept: one set of queries, on the tables of `schema`. `operations` is the only caller, and the only one
+that knows what the states mean. What differs from one database to another stands in `sqlite` and `postgres`.
 """
 
 import asyncio
 import re
-import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import sqlalchemy as sql
-from sqlalchemy import Column, Connection, Engine, MetaData, Table, UniqueConstraint
-from sqlalchemy.dialects.postgresql import insert as insert_into_postgresql
-from sqlalchemy.dialects.sqlite import insert as insert_into_sqlite
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from yandexart_grpc.errors import ConfigurationError
-from yandexart_grpc.request import ImageRequest
+from yandexart_grpc.server import allowance
 from yandexart_grpc.server.commits import Commits, StoreFailure, committing
-from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Status
+from yandexart_grpc.server.schema import IS_WAITING, OPERATIONS, Row, State, migrate, row_of, values
 
-__all__ = ["MEMORY", "Row", "State", "Store", "StoreFailure", "is_shared", "open_store", "place_of"]
+__all__ = ["MEMORY", "Row", "State", "Store", "StoreFailure", "is_shared", "left_of", "open_store", "place_of"]
 
 MEMORY = "sqlite://"
 """A store that lives as long as the process."""
-
-
-class State(IntEnum):
-    """How far an operation is; it only ever grows."""
-
-    ACCEPTED = 0
-    RUNNING = 1
-    DONE = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One operation. Times are seconds since the epoch."""
-
-    id: str
-    caller: str
-    key: str | None
-    """What the caller calls it: unique for each caller."""
-    request: ImageRequest
-    state: State
-    created: float
-    started: float | None = None
-    """When the backend was called last."""
-    ended: float | None = None
-    expires: float | None = None
-    """When it is forgotten; known once it is done."""
-    attempts: int = 0
-    """How often the backend was called."""
-    charged: bool = False
-    """Whether the backend that was called takes money."""
-    upstream: str = ""
-    """Under which id the backend can find it again."""
-    warnings: tuple[str, ...] = ()
-    """What was asked for and is not in the picture, a line each."""
-    outcome: ImageGenerationResponse | Status | None = None
-    """The picture or the error, once the state is DONE."""
 
 
 class Database(Protocol):
@@ -85,7 +46,7 @@ class Database(Protocol):
     def prepare(self, connection: Connection) -> None:
         """Get ready for a change of the schema, in its transaction."""
 
-    def enqueue(self, connection: Connection, operation_id: str) -> None:
+    def enqueue(self, connection: Connection, operation_id: str, rank: int) -> None:
         """Keep the operation's job, in the transaction that keeps the operation."""
 
     def announce(self, connection: Connection, operation_id: str) -> None:
@@ -93,38 +54,6 @@ class Database(Protocol):
 
     async def listen(self, heard: Callable[[str | None], None]) -> None:
         """Tell each operation that is announced, until cancelled; None where some may have been missed."""
-
-
-_METADATA = MetaData()
-_STORE = Table(
-    "store",
-    _METADATA,
-    Column("id", sql.String(32), primary_key=True),
-    Column("version", sql.Integer, nullable=False),
-)
-_OPERATIONS = Table(
-    "operations",
-    _METADATA,
-    Column("id", sql.String(50), primary_key=True),
-    Column("caller", sql.String(255), nullable=False),
-    Column("key", sql.String(255)),
-    Column("state", sql.SmallInteger, nullable=False, index=True),
-    Column("created", sql.Double, nullable=False),
-    Column("started", sql.Double),
-    Column("ended", sql.Double),
-    Column("expires", sql.Double, index=True),
-    Column("attempts", sql.Integer, nullable=False),
-    Column("charged", sql.Boolean, nullable=False),
-    Column("upstream", sql.String(255), nullable=False),
-    Column("warnings", sql.Text, nullable=False),
-    Column("request", sql.LargeBinary, nullable=False),
-    Column("error", sql.LargeBinary),
-    Column("response", sql.LargeBinary),
-    UniqueConstraint("caller", "key"),
-)
-_INSERTS: Mapping[str, Callable[[Table], Any]] = {"postgresql": insert_into_postgresql, "sqlite": insert_into_sqlite}
-_STEPS = (_METADATA.create_all,)
-"""What brings a store from one version of the schema to the next; a new one has version 0."""
 
 
 class Store:
@@ -146,14 +75,15 @@ class Store:
         """Keep a new operation and return it; or return the one that the caller already gave this key."""
 
         def work(connection: Connection) -> Row:
-            add = _INSERTS[connection.dialect.name](_OPERATIONS).values(_values(row)).on_conflict_do_nothing()
-            add = add.returning(_OPERATIONS.c.id)
-            if not connection.execute(add).first():
+            found = values(row) | {"rank": _next_rank(row.caller)}
+            add = allowance.INSERTS[connection.dialect.name](OPERATIONS).values(found).on_conflict_do_nothing()
+            add = add.returning(OPERATIONS.c.rank)
+            if (rank := connection.scalar(add)) is None:
                 connection.execute(_expired(row.created))  # it may be one that was to be forgotten
-                if not connection.execute(add).first():
-                    return _row(connection.execute(sql.select(_OPERATIONS).where(_named(row.caller, row.key))).one())
-            self._database.enqueue(connection, row.id)
-            return row
+                if (rank := connection.scalar(add)) is None:
+                    return row_of(connection.execute(sql.select(OPERATIONS).where(_named(row.caller, row.key))).one())
+            self._database.enqueue(connection, row.id, rank)
+            return replace(row, rank=rank)
 
         return await self._do(work)
 
@@ -163,17 +93,17 @@ class Store:
 
     async def get(self, operation_id: str) -> Row | None:
         """The operation as it is now, if there is one."""
-        return await self._do(lambda connection: _first(connection, _OPERATIONS.c.id == operation_id))
+        return await self._do(lambda connection: _first(connection, OPERATIONS.c.id == operation_id))
 
     async def advance(self, row: Row, *, before: State) -> bool:
         """Replace the operation by `row` if its state is still `before`, and return whether it was."""
-        here = (_OPERATIONS.c.id == row.id) & (_OPERATIONS.c.state == before) & (_OPERATIONS.c.state <= row.state)
-        change = _OPERATIONS.update().where(here).values(_values(row))
+        here = (OPERATIONS.c.id == row.id) & (OPERATIONS.c.state == before) & (OPERATIONS.c.state <= row.state)
+        change = OPERATIONS.update().where(here).values(values(row))
 
         def work(connection: Connection) -> bool:
             if not connection.execute(change).rowcount:
                 # A connection may be lost after a commit, and before it is told: then this is the second attempt.
-                return _first(connection, _OPERATIONS.c.id == row.id) == row
+                return _first(connection, OPERATIONS.c.id == row.id) == row
             if row.state is State.DONE:
                 self._database.announce(connection, row.id)
             return True
@@ -182,8 +112,12 @@ class Store:
 
     async def unfinished(self) -> list[Row]:
         """All operations that are not done, oldest first."""
-        query = sql.select(_OPERATIONS).where(_OPERATIONS.c.state < State.DONE).order_by(_OPERATIONS.c.created)
-        return await self._do(lambda connection: [_row(found) for found in connection.execute(query)])
+        query = sql.select(OPERATIONS).where(OPERATIONS.c.state < State.DONE).order_by(OPERATIONS.c.created)
+        return await self._do(lambda connection: [row_of(found) for found in connection.execute(query)])
+
+    async def take(self, folder: str, limits: allowance.Quota) -> allowance.Taken:
+        """Take one of the pictures that the folder may buy."""
+        return await self._do(lambda connection: allowance.take(connection, folder, limits))
 
     async def purge(self, now: float) -> int:
         """Forget what expired before `now`, and return how many operations that were."""
@@ -201,8 +135,25 @@ async def open_store(url: str) -> AsyncIterator[Store]:
         database: Database = life.enter_context(_module(place).opened(place))
         threads = life.enter_context(ThreadPoolExecutor(database.lanes, "yandexart-store"))
         life.callback(threads.submit, database.engine.dispose)  # by the thread that opened the file
-        store_id = await asyncio.get_running_loop().run_in_executor(threads, _migrate, database, shown(url))
+        store_id = await asyncio.get_running_loop().run_in_executor(threads, _migrated, database, shown(url))
         yield Store(database, await life.enter_async_context(committing(database.engine, threads, database.lanes)), store_id)
+
+
+def left_of(url: str) -> list[allowance.Left]:
+    """What is left of the quotas in the store at a URL, whoever serves it. Raises `ConfigurationError`."""
+    place = place_of(url)
+    if place.drivername == "sqlite" and not (place.database and Path(place.database).is_file()):
+        raise ConfigurationError(f"store: {url!r} is no file")
+    engine = sql.create_engine(place.set(drivername="postgresql+psycopg") if is_shared(url) else place)
+    try:
+        with engine.begin() as connection:
+            return allowance.left(connection)
+    except DBAPIError as error:
+        raise ConfigurationError(f"store: {shown(url)!r} cannot be read: {error.orig}") from error
+    except ImportError as error:
+        raise _missing(error) from error
+    finally:
+        engine.dispose()
 
 
 def is_shared(url: str) -> bool:
@@ -238,83 +189,40 @@ def _module(place: URL) -> ModuleType:
             return postgres
         from yandexart_grpc.server import sqlite
     except ImportError as error:
-        raise ConfigurationError(
-            f"store: PostgreSQL needs more packages: pip install 'yandexart-grpc[postgres]' ({error})"
-        ) from error
+        raise _missing(error) from error
     return sqlite
 
 
-def _migrate(database: Database, url: str) -> str:
-    """Bring the schema up to date, and return the id of the store."""
+def _missing(error: ImportError) -> ConfigurationError:
+    return ConfigurationError(f"store: PostgreSQL needs more packages: pip install 'yandexart-grpc[postgres]' ({error})")
+
+
+def _migrated(database: Database, url: str) -> str:
+    """The id of the store, once its schema is up to date."""
     try:
         with database.engine.begin() as connection:
             database.prepare(connection)
-            is_new = not sql.inspect(connection).has_table(_STORE.name)
-            store_id, version = (secrets.token_hex(16), 0) if is_new else connection.execute(sql.select(_STORE)).one()
-            if version > len(_STEPS):
-                raise ConfigurationError(f"store: {url!r} has schema {version}, and this version knows up to {len(_STEPS)}")
-            for step in _STEPS[version:]:
-                step(connection)
-            if version < len(_STEPS):
-                connection.execute(_STORE.delete())
-                connection.execute(_STORE.insert().values(id=store_id, version=len(_STEPS)))
-            return str(store_id)
+            return migrate(connection, url)
     except DBAPIError as error:
         raise ConfigurationError(f"store: {url!r} cannot be used: {error.orig}") from error
 
 
+def _next_rank(caller: str) -> sql.ScalarSelect[int]:
+    """The rank of a caller's next order: behind all of his that wait, and before the next ones of the others."""
+    first = sql.select(sql.func.min(OPERATIONS.c.rank) - 1).where(IS_WAITING).scalar_subquery()
+    mine = sql.select(sql.func.max(OPERATIONS.c.rank)).where(IS_WAITING, OPERATIONS.c.caller == caller).scalar_subquery()
+    ahead, behind = sql.func.coalesce(mine, 0), sql.func.coalesce(first, 0)
+    return sql.select(sql.case((ahead > behind, ahead), else_=behind) + 1).scalar_subquery()
+
+
 def _named(caller: str, key: str | None) -> sql.ColumnElement[bool]:
-    return (_OPERATIONS.c.caller == caller) & (_OPERATIONS.c.key == key)
+    return (OPERATIONS.c.caller == caller) & (OPERATIONS.c.key == key)
 
 
 def _expired(now: float) -> sql.Delete:
-    return _OPERATIONS.delete().where(_OPERATIONS.c.expires <= now)
+    return OPERATIONS.delete().where(OPERATIONS.c.expires <= now)
 
 
 def _first(connection: Connection, where: sql.ColumnElement[bool]) -> Row | None:
-    found = connection.execute(sql.select(_OPERATIONS).where(where)).first()
-    return None if found is None else _row(found)
-
-
-def _values(row: Row) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "caller": row.caller,
-        "key": row.key,
-        "state": row.state,
-        "created": row.created,
-        "started": row.started,
-        "ended": row.ended,
-        "expires": row.expires,
-        "attempts": row.attempts,
-        "charged": row.charged,
-        "upstream": row.upstream,
-        "warnings": "\n".join(row.warnings),
-        "request": row.request.to_proto().SerializeToString(),
-        "error": row.outcome.SerializeToString() if isinstance(row.outcome, Status) else None,
-        "response": row.outcome.SerializeToString() if isinstance(row.outcome, ImageGenerationResponse) else None,
-    }
-
-
-def _row(found: sql.Row[Any]) -> Row:
-    outcome: ImageGenerationResponse | Status | None = None
-    if found.error is not None:
-        outcome = Status.FromString(found.error)
-    elif found.response is not None:
-        outcome = ImageGenerationResponse.FromString(found.response)
-    return Row(
-        id=found.id,
-        caller=found.caller,
-        key=found.key,
-        request=ImageRequest.from_proto(ImageGenerationRequest.FromString(found.request)),
-        state=State(found.state),
-        created=found.created,
-        started=found.started,
-        ended=found.ended,
-        expires=found.expires,
-        attempts=found.attempts,
-        charged=found.charged,
-        upstream=found.upstream,
-        warnings=tuple(found.warnings.splitlines()),
-        outcome=outcome,
-    )
+    found = connection.execute(sql.select(OPERATIONS).where(where)).first()
+    return None if found is None else row_of(found)

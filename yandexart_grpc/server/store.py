@@ -1,5 +1,5 @@
-"""Where operations are kept: one set of queries, on the tables of `schema`. `operations` is the only caller, and the only one that knows
-what the states mean. What differs from one database to another stands in `sqlite` and `postgres`.
+"""Where operations are kept: one set of queries, on the tables of `schema`. `operations` is the only caller, and the only one
+that knows what the states mean. What differs from one database to another stands in `sqlite` and `postgres`.
 """
 
 import asyncio

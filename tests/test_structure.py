@@ -49,13 +49,14 @@ MAY_IMPORT = {
     "client": (*CORE, *SHELL),
     "aio": (*CORE, *SHELL),
     "__init__": ("client", "aio", *SHELL),
-    "server": ("server", "auth", "stubs", "errors", "request", "image"),
+    "server": ("server", "address", "auth", "stubs", "errors", "request", "image"),
     "server/doors": (
-        *("server/doors", "server/operations", "server/callers"),
+        *("server/doors", "server/operations", "server/answers", "server/callers"),
         *("_version", "stubs", "errors", "request", "image"),
     ),
     "server/operations": (
         *(
+            "server/answers",
             "server/store",
             "server/workers",
             "server/quotas",
@@ -66,6 +67,7 @@ MAY_IMPORT = {
         ),
         *("stubs", "errors", "request"),
     ),
+    "server/answers": ("server/store", "stubs", "errors"),
     "server/callers": ("server/limits", "errors"),
     "server/limits": (),
     "server/schema": ("server/allowance", "stubs", "errors", "request"),

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 
 from yandexart_grpc.errors import (
@@ -23,10 +22,10 @@ from yandexart_grpc.errors import (
     QuotaExceeded,
     Unavailable,
     YandexArtError,
-    row,
     with_bill,
 )
 from yandexart_grpc.request import ImageRequest, problems_of_key
+from yandexart_grpc.server.answers import status, to_proto, to_status, unknown_outcome
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.callers import ANYBODY, Caller
@@ -34,7 +33,7 @@ from yandexart_grpc.server.limits import Limits, Seats
 from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
 from yandexart_grpc.server.workers import Workers
-from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Operation, RetryInfo, Status
+from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Operation, Status
 
 log = logging.getLogger("yandexart_grpc.server")
 
@@ -144,7 +143,7 @@ class Operations:
             raise InvalidRequest("; ".join(found))
         entry = Row(id=_new_id(), caller=caller.name, key=key, request=request, state=State.ACCEPTED, created=time.time())
         # What has begun is brought to its end, whoever hangs up meanwhile.
-        return _to_proto(await asyncio.shield(self._spawn(self._accept(entry, "" if caller.name else authorization))))
+        return to_proto(await asyncio.shield(self._spawn(self._accept(entry, "" if caller.name else authorization))))
 
     def may_hold(self, caller: Caller) -> bool:
         """Whether there is a place for one more read of the caller to be held in."""
@@ -156,9 +155,9 @@ class Operations:
         Raises `NotFound`, also when the operation is that of another caller.
         """
         if hold <= 0 or not self.may_hold(caller):
-            return _to_proto(await self._get(operation_id, caller))
+            return to_proto(await self._get(operation_id, caller))
         with self._seats.taken(caller.name):
-            return _to_proto(await self._held(operation_id, caller, time.monotonic() + hold))
+            return to_proto(await self._held(operation_id, caller, time.monotonic() + hold))
 
     async def follow(self, operation_id: str, *, caller: Caller = ANYBODY) -> AsyncIterator[bytes | Operation]:
         """The sketches of the picture as they are made, the newest where some are missed, and then the finished operation.
@@ -173,7 +172,7 @@ class Operations:
                 sketch = await bell.wait(LONGEST_LOOK)
             if sketch is not None:
                 yield sketch
-        yield _to_proto(entry)
+        yield to_proto(entry)
 
     async def cancel(self, operation_id: str, *, caller: Caller = ANYBODY) -> Operation:
         """Stop the operation where that saves something, and return it as it is then.
@@ -182,7 +181,7 @@ class Operations:
 
         It is too late when the operation is done, and when a backend that charges has been called: that picture is paid for.
         """
-        return _to_proto(await asyncio.shield(self._spawn(self._cancel(operation_id, caller))))
+        return to_proto(await asyncio.shield(self._spawn(self._cancel(operation_id, caller))))
 
     async def drain(self, grace: float) -> None:
         """Let the work that has begun go on for `grace` seconds, leave the rest to the next process, and hold nobody any more."""
@@ -236,9 +235,9 @@ class Operations:
     def _verdict(self, entry: Row) -> Status | None:
         """How an operation ends on which somebody worked who is gone; None where it is to be worked on."""
         if entry.state is State.RUNNING and not self._may_run_again(entry):
-            return _unknown(entry)
+            return unknown_outcome(entry)
         if entry.attempts >= ATTEMPTS:
-            return _status(StatusCode.INTERNAL, f"Given up after {entry.attempts} attempts")
+            return status(StatusCode.INTERNAL, f"Given up after {entry.attempts} attempts")
         return None
 
     def _may_run_again(self, entry: Row) -> bool:
@@ -296,7 +295,7 @@ class Operations:
     async def _cancel(self, operation_id: str, caller: Caller) -> Row:
         entry = await self._get(operation_id, caller)
         stoppable = entry.state is State.ACCEPTED or (entry.state is State.RUNNING and not entry.charged)
-        cancelled = _done(entry, _status(StatusCode.CANCELLED, "The operation was cancelled"), self._keep)
+        cancelled = _done(entry, status(StatusCode.CANCELLED, "The operation was cancelled"), self._keep)
         if not stoppable or not await self._read(self._store.advance(cancelled, before=entry.state)):
             return await self._get(operation_id, caller)
         self._workers.stop(operation_id)
@@ -328,7 +327,7 @@ class Operations:
             return with_bill(to_status(error), error.billed)
         except Exception:
             log.exception("operation %s: the backend failed", work.entry.id)
-            return with_bill(_status(StatusCode.INTERNAL, "Internal error"), "unknown" if self._backend.charges else "no")
+            return with_bill(status(StatusCode.INTERNAL, "Internal error"), "unknown" if self._backend.charges else "no")
 
     async def _finish(self, entry: Row, outcome: ImageGenerationResponse | Status) -> None:
         """End the operation. What cannot be written down is handed out all the same, and written as soon as it can be."""
@@ -427,29 +426,6 @@ class _Work:
         self._operations._sketches.ring(self.entry.id, image)
 
 
-def to_status(error: YandexArtError) -> Status:
-    """How a door, or the `error` of an operation, says an error: its code, or that of its class, and the words it came with."""
-    status = _status(error.code or row(type(error)).code, error.details or str(error))
-    if error.retry_after is not None:
-        hint = RetryInfo()
-        hint.retry_delay.FromMilliseconds(int(error.retry_after * 1000))
-        status.details.add().Pack(hint)
-    return status
-
-
-def _status(code: StatusCode, message: str) -> Status:
-    """A status, with whatever is no text in the words of a backend replaced."""
-    return Status(code=code.value[0], message=message.encode(errors="replace").decode())
-
-
-def _unknown(entry: Row) -> Status:
-    there = f" Its id there is {entry.upstream}." if entry.upstream else ""
-    return _status(
-        StatusCode.ABORTED,
-        f"Outcome unknown: the server was stopped after the picture was ordered, and it may have been bought.{there}",
-    )
-
-
 def _done(entry: Row, outcome: ImageGenerationResponse | Status, keep: float) -> Row:
     now = time.time()
     return replace(entry, state=State.DONE, ended=now, expires=now + keep, outcome=outcome)
@@ -457,18 +433,3 @@ def _done(entry: Row, outcome: ImageGenerationResponse | Status, keep: float) ->
 
 def _new_id() -> str:
     return "fbv" + "".join(secrets.choice(_ID_LETTERS) for _ in range(17))
-
-
-def _to_proto(entry: Row) -> Operation:
-    operation = Operation(id=entry.id, description="Image generation", done=entry.state is State.DONE)
-    operation.created_at.FromNanoseconds(int(entry.created * 1e9))
-    operation.modified_at.FromNanoseconds(int((entry.ended or entry.started or entry.created) * 1e9))
-    if entry.warnings:
-        told = Struct()
-        told.update({"warnings": list(entry.warnings)})
-        operation.metadata.Pack(told)
-    if isinstance(entry.outcome, Status):
-        operation.error.CopyFrom(entry.outcome)
-    elif entry.outcome is not None:
-        operation.response.Pack(entry.outcome)
-    return operation

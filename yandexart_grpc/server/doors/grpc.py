@@ -13,9 +13,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from yandexart_grpc import stubs
 from yandexart_grpc.errors import InvalidRequest, NotFound, YandexArtError
+from yandexart_grpc.server.answers import to_status
 from yandexart_grpc.server.callers import Callers
 from yandexart_grpc.server.doors.promises import HOLDS, preferred_wait, scope_of
-from yandexart_grpc.server.operations import Operations, to_status
+from yandexart_grpc.server.operations import Operations
 
 OPTIONS = (
     # A second server on the same port is an error; by default the kernel would share the callers out between both.

@@ -15,11 +15,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from yandexart_grpc.errors import ContentRefused, OperationTimeout, Unavailable, YandexArtError, row
 from yandexart_grpc.image import Image
+from yandexart_grpc.server.answers import to_status
 from yandexart_grpc.server.callers import Caller, Callers
 from yandexart_grpc.server.doors.http import HOLE, Endpoint, answer, authorization, object_of, sent, with_images
 from yandexart_grpc.server.doors.promises import LONGEST_HOLD
 from yandexart_grpc.server.doors.wishes import BadParameter, Wish
-from yandexart_grpc.server.operations import Operations, to_status
+from yandexart_grpc.server.operations import Operations
 from yandexart_grpc.stubs import ImageGenerationResponse, Operation
 
 GENERATIONS, MODELS = "/v1/images/generations", "/v1/models"

@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from yandexart_grpc.errors import InvalidRequest, YandexArtError
+from yandexart_grpc.server.answers import to_status
 from yandexart_grpc.server.callers import Callers
 from yandexart_grpc.server.doors.http import HOLE, Endpoint, authorization, object_of, sent, with_images
 from yandexart_grpc.server.doors.promises import HOLDS, preferred_wait
-from yandexart_grpc.server.operations import Operations, to_status
+from yandexart_grpc.server.operations import Operations
 from yandexart_grpc.stubs import POOL, ImageGenerationRequest, ImageGenerationResponse, Operation
 
 GENERATE = "/foundationModels/v1/imageGenerationAsync"

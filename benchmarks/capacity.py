@@ -11,7 +11,7 @@ from benchmarks.measure import say
 
 PICTURE = 1_600_000
 """Bytes of a picture."""
-SERVER_CPU, DATABASE_CPU = 0.0124, 0.022
+SERVER_CPU, DATABASE_CPU = 0.0125, 0.012
 """Seconds of CPU that a picture costs its server and PostgreSQL: an order and a held read, 32 at a time, on two cores."""
 COMMITS = 12
 """Transactions of a picture, when several are under way at once; a picture alone has up to 20."""

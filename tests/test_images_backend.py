@@ -252,6 +252,7 @@ class TestCredentials:
             ({"on_unsupported": "hope"}, "on_unsupported: 'hope' is neither 'warn' nor 'refuse'"),
             ({"upstream": "ftp://host"}, "upstream: 'ftp://host' is neither https"),
             ({"upstream": "https://user:password@host"}, "upstream: "),
+            ({"upstream": "http://art.example:80"}, "credentials would go to 'http://art.example:80' in plaintext"),
             ({"model_map": ("old",)}, "model_map: 'old' is not old=new"),
             ({"model_map": ("=new",)}, "model_map: '=new' is not old=new"),
             ({"backend": "nobody"}, "backend: 'nobody' is none of 'demo', 'images'"),

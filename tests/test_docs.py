@@ -34,7 +34,8 @@ from tests.postgres import Postgres
 from yandexart_grpc import YandexArt
 from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.server import ServerSettings
-from yandexart_grpc.server.app import GOODBYE, KEEP
+from yandexart_grpc.server.app import GOODBYE
+from yandexart_grpc.server.settings import KEEP
 from yandexart_grpc.server.store import open_store
 
 ROOT = Path(__file__).parent.parent

@@ -60,3 +60,32 @@ class Seats:
         finally:
             self._taken -= 1
             self._by[name] -= 1
+
+
+class Owned:
+    """Things in flight, and how many each owner has."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+        self._count = Counter[str]()
+
+    def of(self, owner: str) -> int:
+        """How many are the owner's."""
+        return self._count[owner]
+
+    def add(self, thing: str, owner: str) -> None:
+        """Count one that is not counted yet."""
+        self._owners[thing] = owner
+        self._count[owner] += 1
+
+    def drop(self, thing: str) -> None:
+        """Count it no more, if it was counted."""
+        if (owner := self._owners.pop(thing, None)) is not None:
+            self._count[owner] -= 1
+            if not self._count[owner]:
+                del self._count[owner]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._owners.clear()
+        self._count.clear()

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -29,7 +28,7 @@ from yandexart_grpc.server.answers import status, to_proto, to_status, unknown_o
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.callers import ANYBODY, Caller
-from yandexart_grpc.server.limits import Limits, Seats
+from yandexart_grpc.server.limits import Limits, Owned, Seats
 from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
 from yandexart_grpc.server.workers import Workers
@@ -81,7 +80,7 @@ class Operations:
         self._unknown = unknown
         self._limits = limits
         self._seats = Seats(limits.held_reads, limits.held_reads_per_caller)
-        self._unfinished = defaultdict[str, set[str]](set)
+        self._unfinished = Owned()
         """The operations in flight, by caller."""
         self._bells = Bells[Row]()
         self._sketches = Bells[bytes]()
@@ -108,7 +107,7 @@ class Operations:
         """Go on with what an earlier process left, listen to others, and begin to forget what expires."""
         self._workers.open(self._take_up)
         for entry in () if self._workers.shared else await self._store.unfinished():
-            self._unfinished[entry.caller].add(entry.id)
+            self._unfinished.add(entry.id, entry.caller)
             if verdict := self._verdict(entry):
                 self._spawn(self._finish(entry, verdict))
             else:
@@ -225,8 +224,7 @@ class Operations:
             self._unfinished.clear()  # nobody knows how many of them ended meanwhile
             self._bells.wake()
             return
-        for mine in self._unfinished.values():
-            mine.discard(operation_id)
+        self._unfinished.drop(operation_id)
         self._unsaved.pop(operation_id, None)
         self._bells.ring(operation_id, None)
         self._sketches.ring(operation_id, None)
@@ -251,15 +249,14 @@ class Operations:
                 f"{self._queue} operations wait for their turn already, and nothing was ordered; try again later",
                 retry_after=self._usual_pause(),
             )
-        mine = self._unfinished[entry.caller]
-        if len(mine) >= self._limits.in_flight_per_caller and not await self._is_known(entry):
+        if self._unfinished.of(entry.caller) >= self._limits.in_flight_per_caller and not await self._is_known(entry):
             raise QuotaExceeded(
                 f"{self._limits.in_flight_per_caller} operations of this caller are in flight already, and nothing was ordered;"
                 " try again later",
                 retry_after=self._usual_pause(),
             )
         self._arriving += 1
-        mine.add(entry.id)
+        self._unfinished.add(entry.id, entry.caller)
         kept = None
         try:
             kept = await self._store.accept(entry)
@@ -272,7 +269,7 @@ class Operations:
         finally:
             self._arriving -= 1
             if kept is None or kept.id != entry.id:
-                mine.discard(entry.id)
+                self._unfinished.drop(entry.id)
         if kept.id == entry.id:
             log.info("operation %s accepted", entry.id)
             if not self._workers.shared:  # it may be another machine's turn, and it is sent nowhere
@@ -347,7 +344,7 @@ class Operations:
     def _tell(self, done: Row) -> None:
         log.info("operation %s done", done.id)
         self._authorizations.pop(done.id, None)
-        self._unfinished[done.caller].discard(done.id)
+        self._unfinished.drop(done.id)
         self._bells.ring(done.id, done)
         self._sketches.ring(done.id, None)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -140,6 +141,53 @@ def test_rows_of_a_batch_that_died_are_finished_by_others(kills: int, serve: Ser
     assert {prompt: line["state"] for prompt, line in lines.items()} == dict.fromkeys(prompts, "done")
     saved = images("out0", "out1", *(f"victim{number}" for number in range(kills)))
     assert saved.keys() == {line["file"] for line in lines.values()}  # a victim may have saved one and not have told it
+
+
+@pytest.mark.faults
+def test_batches_may_die_at_any_instant(serve: Serve, order: Order, postgres: Postgres) -> None:
+    """Thirty times SIGKILL of one of three, and a restart of PostgreSQL: in the end all is done, and nothing was bought twice."""
+    prompts, server, random = write_rows(300), serve("--duration", "0.2"), Random(1)
+    folders = ["out0", "out1", "out2"]
+    running = {out: order(server.endpoint, out, "--in-flight", "4") for out in folders}
+    for number in range(30):
+        time.sleep(random.uniform(0, 1))
+        out = random.choice(folders)
+        running[out].kill()
+        running[out].wait()
+        if number == 15:
+            postgres.stop()
+            for process in running.values():
+                process.wait(PATIENCE)
+            postgres.start()
+            running |= {other: order(server.endpoint, other, "--in-flight", "4") for other in folders if other != out}
+        running[out] = order(server.endpoint, out, "--in-flight", "4")
+    assert [told(process)["done"] for process in running.values()] == [300] * 3
+    assert executions(server.ledger) == dict.fromkeys(prompts, 1)
+    lines = manifest("out0")
+    assert {prompt: line["state"] for prompt, line in lines.items()} == dict.fromkeys(prompts, "done")
+    assert images(*folders).keys() == {line["file"] for line in lines.values()}
+    assert {line["sha256"] for line in lines.values()} <= {
+        sha256(path.read_bytes()).hexdigest() for out in folders for path in Path(out).glob("*.jpeg")
+    }
+
+
+def test_who_waits_for_others_may_be_interrupted(life: ExitStack, order: Order) -> None:
+    """It has ordered nothing, and leaves at once; the row stays with the one that has it."""
+    write_rows(1)
+    held = Held()
+    server = Foreign(generate=[held], image=jpeg())
+    life.callback(server.close)
+    endpoint = server.listen()
+    owner = order(endpoint, "owner")
+    assert held.asked.wait(PATIENCE)
+    waiting = order(endpoint, "out")
+    wait_for(Path("out", "manifest.jsonl").exists)
+    time.sleep(0.5)  # until it has taken over the signals
+    waiting.terminate()
+    summary = told(waiting, code=130)
+    assert (summary["unfinished"], summary["ordered"]) == (1, 0)
+    held.release.set()
+    assert told(owner)["done"] == 1
 
 
 def test_an_order_of_a_batch_that_died_is_unknown_where_no_key_helps(life: ExitStack, order: Order) -> None:

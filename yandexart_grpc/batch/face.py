@@ -45,7 +45,8 @@ def run(
     `ledger`, `postgresql://user@host/database`, is where it is kept what was ordered, instead of in the folder (extra
     `[postgres]`). All batches with that ledger, on any machines, share the work: a row is known by its content, each is ordered
     by one of them, and a row of one that died is finished by another. Each has a folder of its own with the images that it
-    made; with `fetch` also with those of its rows that others made. A batch ends when all its rows have.
+    made; with `fetch` also with those of its rows that others made. A batch ends when all its rows have. When the connection is
+    lost, `stopped_by` is a `FolderError`, and another run goes on.
 
     The first SIGINT or SIGTERM ends the ordering and waits only for the answers to orders that are on their way, if this is
     the main thread; the second does what it always does. How it ended then says `stopped_by`, as when an error concerns all

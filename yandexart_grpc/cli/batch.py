@@ -54,7 +54,7 @@ GO_ON = "Run the same command again to go on; what is ordered is not ordered aga
     "--ledger",
     metavar="URL",
     help="Share the work with every batch that has this ledger, postgresql://user@host/database, instead of DIR/ledger.db. "
-    "[needs yandexart-grpc\\[postgres]]",
+    "Needs the extra [postgres].",
 )
 @click.option("--fetch", is_flag=True, help="Bring also those images into DIR that others with the same --ledger made.")
 @click.option(

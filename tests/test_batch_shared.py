@@ -113,6 +113,12 @@ def wait_for(enough: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def has_asked(postgres: Postgres, url: str) -> bool:
+    """Whether a batch that wants a row was told that another has it: it has done nothing since."""
+    query = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'"
+    return any("pg_try_advisory_lock" in asked for (asked,) in postgres.do(query, url))
+
+
 @pytest.mark.parametrize("many", [2, 4])
 def test_many_batches_do_each_row_once(many: int, serve: Serve, order: Order) -> None:
     """They begin at once, divide the rows among them, and each ends when all rows are done."""
@@ -171,7 +177,7 @@ def test_batches_may_die_at_any_instant(serve: Serve, order: Order, postgres: Po
     }
 
 
-def test_who_waits_for_others_may_be_interrupted(life: ExitStack, order: Order) -> None:
+def test_who_waits_for_others_may_be_interrupted(life: ExitStack, order: Order, postgres: Postgres, url: str) -> None:
     """It has ordered nothing, and leaves at once; the row stays with the one that has it."""
     write_rows(1)
     held = Held()
@@ -181,8 +187,7 @@ def test_who_waits_for_others_may_be_interrupted(life: ExitStack, order: Order) 
     owner = order(endpoint, "owner")
     assert held.asked.wait(PATIENCE)
     waiting = order(endpoint, "out")
-    wait_for(Path("out", "manifest.jsonl").exists)
-    time.sleep(0.5)  # until it has taken over the signals
+    wait_for(lambda: has_asked(postgres, url))
     waiting.terminate()
     summary = told(waiting, code=130)
     assert (summary["unfinished"], summary["ordered"]) == (1, 0)
@@ -190,7 +195,9 @@ def test_who_waits_for_others_may_be_interrupted(life: ExitStack, order: Order) 
     assert told(owner)["done"] == 1
 
 
-def test_an_order_of_a_batch_that_died_is_unknown_where_no_key_helps(life: ExitStack, order: Order) -> None:
+def test_an_order_of_a_batch_that_died_is_unknown_where_no_key_helps(
+    life: ExitStack, order: Order, postgres: Postgres, url: str
+) -> None:
     """While it lives, its row is waited for. Then nobody knows what became of its order, and nobody repeats that unasked."""
     write_rows(1)
     held = Held()
@@ -200,9 +207,9 @@ def test_an_order_of_a_batch_that_died_is_unknown_where_no_key_helps(life: ExitS
     victim = order(endpoint, "victim")
     assert held.asked.wait(PATIENCE)
     heir = order(endpoint, "out")
-    wait_for(Path("out", "manifest.jsonl").exists)  # by now it has read the ledger
+    wait_for(lambda: has_asked(postgres, url))
     with pytest.raises(subprocess.TimeoutExpired):
-        heir.wait(2)
+        heir.wait(1)
     victim.kill()
     summary = told(heir, code=11)
     assert (summary["unknown"], summary["ordered"]) == (1, 0)

@@ -154,13 +154,12 @@ class Work:
             if not self._ledger.take(row.key):
                 self._elsewhere.append(row)
                 return
-            now = self._ledger.find(row.key)
-            # What the user asks to buy again is what he could know of when this run began.
-            again = self._again if now == self._known.get(row.key) else Again()
-            record = settle(row, now, self._files, self._pace.scope, again)
-            require_here([record], self._endpoint, self._pace.scope)
+            before, now = self._known.pop(row.key, None), self._ledger.find(row.key)
             if now:
                 self._known[row.key] = now
+            # What the user asks to buy again is what he could know of when this run began.
+            record = settle(row, now, self._files, self._pace.scope, self._again if now == before else Again())
+            require_here([record], self._endpoint, self._pace.scope)
             if record.state in ENDED:
                 self._end(record)
                 self._ledger.release(row.key)

@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PROMPT ?= a red cat
 export OUT ?= demo.jpeg
 
-BENCHMARKS := overhead startup memory lag_simulated lag_live lag_held scale server doors fleet
+BENCHMARKS := overhead startup memory lag_simulated lag_live lag_held scale server doors replicas fleet
 BIN := .venv/bin
 UV := $(BIN)/uv
 # Trust the certificates this machine trusts, as pip does.
@@ -58,7 +58,7 @@ $(UV):
 
 .venv-bench/done: pyproject.toml | $(UV)
 	$(UV) venv --quiet --clear .venv-bench
-	$(UV) pip install --quiet --python .venv-bench/bin/python --editable '.[server]' --group bench
+	$(UV) pip install --quiet --python .venv-bench/bin/python --editable '.[postgres,server]' --group bench
 	touch $@
 
 .venv/demo: pyproject.toml | $(UV)

@@ -554,7 +554,7 @@ class TestAgain:
         assert order(endpoint, "--timeout", "0.1", "--in-flight", "3")[0] == 10
         code, told = order(foreign()[1])
         assert code == 2
-        assert told["message"].endswith(f"does not know 3 operations of this folder: they are at {endpoint}")
+        assert told["message"].endswith(f"does not know 3 operations of this batch: they are at {endpoint}")
         assert order(endpoint)[0] == 0
         assert len(server.executions) == 3
 

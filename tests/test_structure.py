@@ -88,6 +88,7 @@ MAY_IMPORT = {
     "batch/rows": ("errors", "request"),
     "batch/folder": ("batch/rows", "errors", "image"),
     "batch/ledger": ("batch/folder", "errors"),
+    "batch/shared": ("batch/folder", "batch/ledger", "errors"),
     "batch/manifest": ("batch/folder", "batch/ledger"),
     "batch/settle": ("batch/ledger", "batch/rows", "errors", "settings"),
     "server/backends/cloud": ("server/backends/base", "aio", *SHELL),

@@ -6,8 +6,8 @@
     with YandexArt(folder_id="b1g…", credentials="AQVN…") as art:
         summary = batch.run(art, rows, "pictures")
 
-`rows` reads them, `settle` decides what is left to do, `work` does it, `ledger` knows what was ordered, `manifest` tells it to
-others, and `folder` names and writes the images.
+`rows` reads them, `settle` decides what is left to do, `work` does it, `ledger` knows what was ordered, or `shared` for many at
+once, `manifest` tells it to others, and `folder` names and writes the images.
 """
 
 from yandexart_grpc.batch.face import plan, run

@@ -17,7 +17,7 @@ _LARGEST_SEGMENT = 0xFFFF - 2
 
 
 class FolderError(YandexArtError):
-    """What belongs into the folder of a batch could not be written there."""
+    """What belongs into the folder or the ledger of a batch could not be written there."""
 
 
 def make(folder: Path) -> None:

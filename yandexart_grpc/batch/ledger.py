@@ -1,4 +1,5 @@
-"""The ledger of a batch: a SQLite file that knows what was ordered, because it is told before anything is sent.
+"""The ledger of a batch, which knows what was ordered because it is told before anything is sent: what one has to do, and the
+one that is a SQLite file. `shared` has that of many batches.
 
 The rollback journal and synchronous=FULL are what survives a power loss (faults.md, row 22); the exclusive lock keeps a second
 batch out for as long as this one lives.
@@ -6,13 +7,13 @@ batch out for as long as this one lives.
 
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self
 
 from yandexart_grpc.batch.folder import FolderError
 from yandexart_grpc.errors import Billed, ConfigurationError
@@ -60,13 +61,47 @@ class Record:
     billed: Billed | None = None
 
 
-_COLUMNS = [field.name for field in fields(Record)]
-_STATE = _COLUMNS.index("state")
+class Books(Protocol):
+    """A ledger as the work needs it. What a batch has taken is its own until it is released, or until the batch is gone.
+
+    Every method raises `FolderError` when the ledger cannot be read or written.
+    """
+
+    @property
+    def batch_id(self) -> str:
+        """The same for all that write into this ledger."""
+
+    def records(self) -> dict[str, Record]:
+        """Every row that it knows, by key."""
+
+    def take(self, key: str) -> bool:
+        """Whether the row may be worked on: nobody else does."""
+
+    def find(self, key: str) -> Record | None:
+        """What is known of a row that was taken."""
+
+    def write(self, record: Record) -> None:
+        """Keep what is known of a row now; it is on the disk when this returns."""
+
+    def forget(self, key: str) -> None:
+        """Undo what was written about a row that nothing was ordered for."""
+
+    def release(self, key: str) -> None:
+        """Let others work on the row."""
+
+
+COLUMNS = [field.name for field in fields(Record)]
+_STATE = COLUMNS.index("state")
 _SCHEMA = f"""
     CREATE TABLE batch (id TEXT NOT NULL);
-    CREATE TABLE rows (key TEXT PRIMARY KEY, {", ".join(_COLUMNS[1:])});
+    CREATE TABLE rows (key TEXT PRIMARY KEY, {", ".join(COLUMNS[1:])});
     PRAGMA user_version = {VERSION};
 """
+
+
+def record_of(values: Sequence[Any]) -> Record:
+    """The record whose columns have these values."""
+    return Record(**dict(zip(COLUMNS, values, strict=True)) | {"state": State(values[_STATE])})
 
 
 class Ledger:
@@ -91,21 +126,32 @@ class Ledger:
     def records(self) -> dict[str, Record]:
         """Every row that it knows, by key."""
         with self._translated():
-            found = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM rows ORDER BY rowid").fetchall()
-        return {
-            values[0]: Record(**dict(zip(_COLUMNS, values, strict=True)) | {"state": State(values[_STATE])}) for values in found
-        }
+            found = self._connection.execute(f"SELECT {', '.join(COLUMNS)} FROM rows ORDER BY rowid").fetchall()
+        return {values[0]: record_of(values) for values in found}
+
+    def take(self, key: str) -> bool:
+        """They are all ours already."""
+        return True
+
+    def find(self, key: str) -> Record | None:
+        """What is known of a row."""
+        with self._translated():
+            found = self._connection.execute(f"SELECT {', '.join(COLUMNS)} FROM rows WHERE key = ?", (key,)).fetchone()
+        return record_of(found) if found else None
 
     def write(self, record: Record) -> None:
         """Keep what is known of a row now; it is on the disk when this returns. Raises `FolderError`."""
-        marks = ", ".join("?" * len(_COLUMNS))
+        marks = ", ".join("?" * len(COLUMNS))
         with self._translated():
-            self._connection.execute(f"INSERT OR REPLACE INTO rows ({', '.join(_COLUMNS)}) VALUES ({marks})", astuple(record))
+            self._connection.execute(f"INSERT OR REPLACE INTO rows ({', '.join(COLUMNS)}) VALUES ({marks})", astuple(record))
 
     def forget(self, key: str) -> None:
         """Undo what was written about a row that nothing was ordered for. Raises `FolderError`."""
         with self._translated():
             self._connection.execute("DELETE FROM rows WHERE key = ?", (key,))
+
+    def release(self, key: str) -> None:
+        """Nobody waits for it."""
 
     def __enter__(self) -> Self:
         return self

@@ -46,16 +46,17 @@ class Plan:
     images_per_day: int = IMAGES_PER_DAY
 
 
-def settle(row: Row, known: Record | None, folder: Path, scope: str | None, again: Again) -> Record:
+def settle(row: Row, known: Record | None, folder: Path | None, scope: str | None, again: Again) -> Record:
     """The record of a row as a run has to begin with it.
 
     Then NEW is ordered, SUBMITTED is waited for, and all others rest. An order whose answer is not known is sent again only
-    within the `scope` in which the server said that it knows the idempotency key.
+    within the `scope` in which the server said that it knows the idempotency key. What is done has its file in the `folder`,
+    and without one it may have it anywhere.
     """
     if known is None:
         return Record(key=row.key, prompt=row.request.prompt, seed=row.request.seed)
     record = known
-    has_file = record.state is State.DONE and (folder / str(record.file)).is_file()
+    has_file = record.state is State.DONE and (folder is None or (folder / str(record.file)).is_file())
     if record.endpoint == EPHEMERAL and record.state in (State.SUBMITTING, State.SUBMITTED, State.DONE) and not has_file:
         return replace(record, state=State.NEW)
     if record.state is State.DONE and not has_file:
@@ -78,10 +79,10 @@ def require_here(records: Iterable[Record], endpoint: str, scope: str | None) ->
         if record.state is State.SUBMITTED and record.endpoint != endpoint and (scope is None or record.scope != scope)
     )
     for where, count in away.items():
-        raise ConfigurationError(f"endpoint: {endpoint} does not know {count} operations of this folder: they are at {where}")
+        raise ConfigurationError(f"endpoint: {endpoint} does not know {count} operations of this batch: they are at {where}")
 
 
-def estimate(rows: Iterable[Row], known: dict[str, Record], folder: Path, in_flight: int, again: Again) -> Plan:
+def estimate(rows: Iterable[Row], known: dict[str, Record], folder: Path | None, in_flight: int, again: Again) -> Plan:
     """What a run would do, as far as it can be told without asking the server."""
     count = Counter[State]()
     for row in rows:

@@ -2,6 +2,8 @@
 
 import signal
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,12 +18,13 @@ from yandexart_grpc._step import Step, Steps
 from yandexart_grpc._submit import submit
 from yandexart_grpc._wait import finished, watch
 from yandexart_grpc.batch.folder import FolderError, file_name, save
-from yandexart_grpc.batch.ledger import Ledger, Record, State
+from yandexart_grpc.batch.ledger import Books, Record, State
 from yandexart_grpc.batch.manifest import ENDED, Manifest
 from yandexart_grpc.batch.rows import Row
 from yandexart_grpc.batch.settle import Again, require_here, settle
 from yandexart_grpc.client import YandexArt
 from yandexart_grpc.errors import (
+    ConfigurationError,
     ContentRefused,
     InvalidRequest,
     NotFound,
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 
 OF_ONE_ROW = (InvalidRequest, ContentRefused, OperationFailed, OperationCancelled, NotFound, ProtocolError)
 """What ends one row alone. Of the other errors, those that are no time-out and no lost answer concern all rows."""
+LOOK_AGAIN = 0.5
+"""Seconds after which rows that others work on are looked at again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +54,7 @@ class Summary:
 
     rows: int
     done: int = 0
-    """Images that are in the folder."""
+    """Images that are in the folder, or in that of another batch with the same ledger."""
     failed: int = 0
     unknown: int = 0
     """Images that may have been bought, and cannot be fetched."""
@@ -77,9 +82,11 @@ class Work:
         self,
         art: YandexArt,
         folder: Path,
-        ledger: Ledger,
+        ledger: Books,
         summary: Summary,
         *,
+        again: Again,
+        fetch: bool,
         timeout: Timeout,
         metadata: bool,
         on_change: Callable[[Summary], object] | None,
@@ -88,7 +95,9 @@ class Work:
         self._pace = art._pace
         self._endpoint = str(art._settings.operation_endpoint)
         self._folder = folder
+        self._files = folder if fetch else None  # where files have to be
         self._ledger = ledger
+        self._again = again
         self._known = ledger.records()
         self._manifest = Manifest(folder, self._known.values())
         self._summary = summary
@@ -96,44 +105,69 @@ class Work:
         self._metadata = metadata
         self._on_change = on_change
         self._start = self._pace.now()
+        self._elsewhere = deque[Row]()  # those that others work on
         self._at = dict[str, Record]()  # the rows in flight
         self._born = dict[str, float]()  # when those of them were submitted that this run has submitted
         self._sending = set[str]()  # those whose orders are on their way
         self._interrupted = False
 
-    def run(self, rows: Sequence[Row], in_flight: int, again: Again) -> None:
+    def run(self, rows: Sequence[Row], in_flight: int) -> None:
         """Do what is missing."""
-        waiting = iter(self._begin(rows, again))
+        waiting = self._begin(rows)
         with self._art._crowd() as crowd, _orderly(partial(self._interrupt, crowd)):
             while True:
-                while self._summary.stopped_by is None and len(crowd) < in_flight and (item := next(waiting, None)):
-                    crowd.add(item[0], self._machine(*item))
-                if not len(crowd) or (self._interrupted and not self._sending):
+                while self._summary.stopped_by is None and len(crowd) < in_flight and waiting:
+                    self._take(waiting.popleft(), crowd)
+                if self._interrupted and not self._sending:
                     break
-                self._came(*crowd.next())
+                if len(crowd):
+                    self._came(*crowd.next())
+                elif self._elsewhere and self._summary.stopped_by is None:
+                    time.sleep(LOOK_AGAIN)
+                    waiting, self._elsewhere = self._elsewhere, deque()
+                else:
+                    break
 
-    def _begin(self, rows: Sequence[Row], again: Again) -> list[tuple[Row, Record]]:
+    def _begin(self, rows: Sequence[Row]) -> deque[Row]:
         """Count what rests, and return what is left to do, what is ordered already first."""
-        records = self._settled(rows, None, again)
+        records = self._settled(rows, None)
         if not all(map(self._rests, records)):
             try:
                 self._art.warm_up()
             except YandexArtError as error:
                 self._stop(error)
             else:
-                records = self._settled(rows, self._pace.scope, again)
+                records = self._settled(rows, self._pace.scope)
                 require_here(records, self._endpoint, self._pace.scope)
-        for record in records:
-            if self._rests(record):
-                self._count(record)
-            elif record.state in ENDED and self._summary.stopped_by is None:
-                self._end(record)
+        for record in filter(self._rests, records):
+            self._count(record)
         self._changed()
-        todo = [(row, record) for row, record in zip(rows, records, strict=True) if record.state not in ENDED]
-        return sorted(todo, key=lambda item: item[1].state is State.NEW)
+        todo = [(row, record) for row, record in zip(rows, records, strict=True) if not self._rests(record)]
+        return deque(row for row, record in sorted(todo, key=lambda item: item[1].state is State.NEW))
 
-    def _settled(self, rows: Sequence[Row], scope: str | None, again: Again) -> list[Record]:
-        return [settle(row, self._known.get(row.key), self._folder, scope, again) for row in rows]
+    def _settled(self, rows: Sequence[Row], scope: str | None) -> list[Record]:
+        return [settle(row, self._known.get(row.key), self._files, scope, self._again) for row in rows]
+
+    def _take(self, row: Row, crowd: "Crowd[Row | None]") -> None:
+        """Begin with a row as it is now, unless others work on it or have ended it."""
+        try:
+            if not self._ledger.take(row.key):
+                self._elsewhere.append(row)
+                return
+            before, now = self._known.pop(row.key, None), self._ledger.find(row.key)
+            if now:
+                self._known[row.key] = now
+            # What the user asks to buy again is what he could know of when this run began.
+            record = settle(row, now, self._files, self._pace.scope, self._again if now == before else Again())
+            require_here([record], self._endpoint, self._pace.scope)
+            if record.state in ENDED:
+                self._end(record)
+                self._ledger.release(row.key)
+                self._changed()
+            else:
+                crowd.add(row, self._machine(row, record))
+        except (FolderError, ConfigurationError) as error:
+            self._stop(error)
 
     def _rests(self, record: Record) -> bool:
         """Whether it ended in an earlier run, and nothing more is to be done."""
@@ -190,6 +224,7 @@ class Work:
                 self._save(row, result)
             else:
                 self._went_wrong(row, result)
+            self._ledger.release(row.key)
         except FolderError as error:
             self._stop(error)
         self._born.pop(row.key, None)

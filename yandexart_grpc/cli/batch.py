@@ -51,6 +51,13 @@ GO_ON = "Run the same command again to go on; what is ordered is not ordered aga
     help="Where the images go, with ledger.db, which knows what was ordered, and manifest.jsonl, which tells it.",
 )
 @click.option(
+    "--ledger",
+    metavar="URL",
+    help="Share the work with every batch that has this ledger, postgresql://user@host/database, instead of DIR/ledger.db. "
+    "Needs the extra [postgres].",
+)
+@click.option("--fetch", is_flag=True, help="Bring also those images into DIR that others with the same --ledger made.")
+@click.option(
     "--in-flight",
     type=int,
     default=default(batches.run, "in_flight"),
@@ -72,6 +79,8 @@ GO_ON = "Run the same command again to go on; what is ordered is not ordered aga
 def batch(
     source: str,
     output: Path,
+    ledger: str | None,
+    fetch: bool,
     in_flight: int,
     dry_run: bool,
     retry_failed: bool,
@@ -97,6 +106,10 @@ def batch(
     their operation. An order whose answer was lost is sent again only to a server that knows it by its key; else its outcome
     is unknown, and it is ordered again only with --resubmit-unknown.
 
+    With --ledger, the same command may run on many machines at once, and go on on any of them: each row is ordered by one, and
+    those of one that died are finished by others. A row is known by its content, whichever file it stands in. Every DIR has
+    the images that were made by its own command. Leave the password to PGPASSWORD or ~/.pgpass.
+
     \b
     Exit codes, beside those of the error that stopped it:
         0  every image is there
@@ -115,14 +128,17 @@ def batch(
             aspect_ratio=aspect_ratio,
             seed=seed,
         )
-        again = {"retry_failed": retry_failed, "resubmit_unknown": resubmit_unknown}
+        again = {"fetch": fetch, "retry_failed": retry_failed, "resubmit_unknown": resubmit_unknown}
         if dry_run:
-            _show_plan(batches.plan(found.rows, output, in_flight=in_flight, **again), found, as_json=as_json)
+            plan = batches.plan(found.rows, output, ledger=ledger, in_flight=in_flight, **again)
+            _show_plan(plan, found, as_json=as_json)
         rows = found.right()
         if dry_run:
             return
         with YandexArt(folder_id=folder_id, timeout=timeout, **connection) as art, _display() as show:
-            summary = batches.run(art, rows, output, in_flight=in_flight, metadata=not no_metadata, on_change=show, **again)
+            summary = batches.run(
+                art, rows, output, ledger=ledger, in_flight=in_flight, metadata=not no_metadata, on_change=show, **again
+            )
         _leave(summary, output, as_json=as_json)
 
 

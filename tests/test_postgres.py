@@ -146,6 +146,8 @@ class TestSettings:
             "postgresql://me:s3cret@127.0.0.1:port/none",
             "postgresql://me:p@rt/s3cret@127.0.0.1:1/none",
             "postgresql://me@127.0.0.1:1/none?password=s3cret",
+            "postgresql://me:?s3cret@127.0.0.1:1/none",
+            "postgresql://me:s3cret/none",
             "postgresql://me:s3cret@127.0.0.1",
             "mysql://me:s3cret@127.0.0.1/none",
         ],

@@ -163,7 +163,10 @@ def is_shared(url: str) -> bool:
 
 def shown(url: str) -> str:
     """A URL without what nobody should read in it: all that may be a password, also where it is written wrongly."""
-    return url if url.startswith("sqlite:") else re.sub("//.*@", "//***@", url.partition("?")[0])
+    if url.startswith("sqlite:"):
+        return url
+    plain = re.sub("//.*@", "//***@", url).partition("?")[0]
+    return re.sub(r"//[^@/]*:(?!\d+(/|$))[^/]*", "//***", plain)  # where a port belongs is something else
 
 
 def place_of(url: str) -> URL:

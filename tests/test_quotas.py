@@ -18,7 +18,7 @@ from yandexart_grpc import ConfigurationError
 from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.errors import QuotaExceeded
 from yandexart_grpc.server import ServerSettings, allowance
-from yandexart_grpc.server.allowance import DAY, Quota
+from yandexart_grpc.server.allowance import DAY, Quota, Taken
 from yandexart_grpc.server.app import serving
 from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import State, open_store
@@ -181,6 +181,23 @@ class TestTurns:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*waiting)
             await asyncio.wait_for(quotas.turn("folder", "other"), 5)
+
+    async def test_who_comes_as_the_last_one_goes_is_served(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In the very moment after the last turn was given, and before whoever has it knows."""
+        async with open_store("sqlite://") as store:
+            quotas, take, given = Quotas(store, Quota(minute=600)), store.take, asyncio.Event()
+
+            async def telling(folder: str, limits: Quota) -> Taken:
+                taken = await take(folder, limits)
+                given.set()
+                return taken
+
+            monkeypatch.setattr(store, "take", telling)
+            first = asyncio.create_task(quotas.turn("folder", "first"))
+            await given.wait()
+            async with asyncio.timeout(5):
+                await quotas.turn("folder", "second")
+                await first
 
     async def test_a_day_that_is_used_up_is_an_error(self) -> None:
         """For everybody who waits, with the time to come back."""

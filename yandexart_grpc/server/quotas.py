@@ -26,7 +26,7 @@ class Quotas:
         """Wait for the caller's turn. Raises `QuotaExceeded` where that is not today."""
         line = self._lines.setdefault(folder, _Line())
         turn = line.join(caller)
-        if line.serving is None:
+        if line.serving is None or line.serving.done():  # it ends as soon as nobody waits, and somebody may come just then
             line.serving = asyncio.create_task(self._serve(folder, line))
         try:
             await turn

@@ -296,6 +296,24 @@ async def test_a_final_failure_of_a_read_is_not_asked_again(
     assert len(server.reads) == 1
 
 
+async def test_an_image_tells_what_the_server_calls_its_order(connect: Connect, serve: Serve) -> None:
+    """However it was ordered; an operation that was ordered elsewhere has no such name here, and an error has it too."""
+
+    def named(operation: object, context: grpc.ServicerContext) -> None:
+        context.send_initial_metadata((("x-request-id", "7f3a"),))
+
+    server = serve(generate=[named] * 4, reads=[*[pictured(PICTURE)] * 4, failed(13, "broken")])
+    art = connect(endpoint=server.listen())
+    assert (await art.generate("a cat")).request_id == "7f3a"
+    operation = await art.submit("a cat")
+    assert (await operation.result()).request_id == "7f3a"
+    assert [image.request_id for image in await collect(art, "map", ["a cat"])] == ["7f3a"]
+    assert (await (await art.operation(operation.id)).result()).request_id is None
+    with pytest.raises(OperationFailed) as raised:
+        await (await art.submit("a cat")).result()
+    assert raised.value.request_id == "7f3a"
+
+
 async def test_an_unknown_id_is_not_found_at_once(connect: Connect, serve: Serve) -> None:
     """An id that the service does not know, or no longer, is NotFound after one question."""
     server = serve()

@@ -13,6 +13,8 @@ from yandexart_grpc._plan import WINDOW, Law, default_patience
 from yandexart_grpc.errors import failure
 from yandexart_grpc.settings import Limits
 
+NOTED = 10_000
+"""Orders whose names at the server are kept, at the most; there are as many where nobody takes the results."""
 READ_BURST, SUBMIT_BURST = 5, 50
 """How many calls may go at once after a quiet time."""
 RESENDS_PER_SECOND, RESEND_BURST, RESENDS_PER_SUCCESS = 5.0, 50, 0.1
@@ -51,6 +53,7 @@ class Pace:
         self.submits = Budget(limits.submits_per_minute / 60, SUBMIT_BURST, now)
         self.holds: bool | None = None
         """Whether the server holds reads; None until something is known."""
+        self._request_ids: dict[str, str] = {}
         self._patience = limits.patience
         self._plans_changed = plans_changed
         self._laws = {model: Law(durations) for model, durations in history.items()}
@@ -74,6 +77,17 @@ class Pace:
     def credit(self) -> None:
         """Count an order that was accepted towards those that may be sent again."""
         self.resends.credit(RESENDS_PER_SUCCESS)
+
+    def note(self, operation_id: str, request_id: str | None) -> None:
+        """Keep what the server called the order of an operation, until that is handed over."""
+        if request_id is not None:
+            self._request_ids[operation_id] = request_id
+            if len(self._request_ids) > NOTED:
+                del self._request_ids[next(iter(self._request_ids))]
+
+    def noted(self, operation_id: str) -> str | None:
+        """What was kept of an operation, which is kept no more."""
+        return self._request_ids.pop(operation_id, None)
 
     @property
     def patience(self) -> float:

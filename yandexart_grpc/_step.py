@@ -55,13 +55,23 @@ class Answer(NamedTuple):
     """The store in which the server announced that it keeps idempotency keys."""
     token: Token | None = None
     """The new one that was asked for."""
+    request_id: str | None = None
+    """What the server calls the request, for its support."""
 
     @classmethod
     def heard(cls, operation: Operation, metadata: Metadata) -> Self:
         """The answer with what the server announced in its initial metadata: `preference-applied` is of RFC 7240."""
         announced = dict(metadata or ())
-        scope = announced.get("idempotency-scope")
-        return cls(operation, announced.get("preference-applied") == "wait", str(scope) if scope else None)
+        scope, request_id = (
+            announced.get("idempotency-scope"),
+            announced.get("x-request-id") or announced.get("x-server-trace-id"),
+        )
+        return cls(
+            operation,
+            announced.get("preference-applied") == "wait",
+            str(scope) if scope else None,
+            request_id=str(request_id) if request_id else None,
+        )
 
 
 Talk = Generator[Step, Answer | None, Result]

@@ -195,6 +195,7 @@ def _accepted(answer: Answer, pace: Pace) -> Operation:
         pace.credit()
     if not answer.operation.id:
         raise ProtocolError("submitting: the operation in the answer has no id; the picture may have been bought")
+    pace.note(answer.operation.id, answer.request_id)
     log.info("operation %s submitted", answer.operation.id)
     return answer.operation
 

@@ -125,7 +125,8 @@ class AsyncYandexArt:
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
             request = self._request(prompt, image)
-            return Image.from_operation(await self._drive(order(request.to_proto(), self._pace, deadline, key)), request)
+            ended = await self._drive(order(request.to_proto(), self._pace, deadline, key))
+            return Image.from_operation(ended, request, request_id=self._pace.noted(ended.id))
 
     async def submit(
         self, prompt: Prompt, *, timeout: Timeout = ..., idempotency_key: str | None = None, **image: Unpack[ImageOptions]
@@ -255,7 +256,7 @@ class AsyncYandexArt:
     async def _submit(self, request: ImageRequest, deadline: float, key: str) -> AsyncOperation:
         """Send the request as it is."""
         seen = await self._drive(submit(request.to_proto(), self._pace, deadline, key))
-        known = Order(seen.id, request, key, born=self._pace.now())
+        known = Order(seen.id, request, key, self._pace.noted(seen.id), born=self._pace.now())
         known.saw(seen)
         return AsyncOperation(self, known)
 

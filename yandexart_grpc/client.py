@@ -152,7 +152,8 @@ class YandexArt:
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
             request = self._request(prompt, image)
-            return Image.from_operation(self._drive(order(request.to_proto(), self._pace, deadline, key)), request)
+            ended = self._drive(order(request.to_proto(), self._pace, deadline, key))
+            return Image.from_operation(ended, request, request_id=self._pace.noted(ended.id))
 
     def submit(
         self, prompt: Prompt, *, timeout: Timeout = ..., idempotency_key: str | None = None, **image: Unpack[ImageOptions]
@@ -176,7 +177,7 @@ class YandexArt:
         with keyed(key):
             request = self._request(prompt, image)
             seen = self._drive(submit(request.to_proto(), self._pace, deadline, key))
-        known = Order(seen.id, request, key, born=self._pace.now())
+        known = Order(seen.id, request, key, self._pace.noted(seen.id), born=self._pace.now())
         known.saw(seen)
         return Operation(self, known)
 
@@ -244,7 +245,8 @@ class YandexArt:
                 if not len(crowd):
                     break
                 index, ended = crowd.next()
-                result = outcome(ended, requests.pop(index, None), index=index, key=keys.pop(index))
+                known = self._pace.noted(ended.id) if isinstance(ended, stubs.Operation) else None
+                result = outcome(ended, requests.pop(index, None), index=index, key=keys.pop(index), request_id=known)
                 if isinstance(result, Image) or return_exceptions:
                     yield result
                 else:

@@ -47,9 +47,13 @@ class Image:
     """The texts of positive weight; None where the operation was submitted elsewhere."""
     index: int | None = None
     """Which prompt of `map` it answers."""
+    request_id: str | None = None
+    """What the server calls the order, for its support; None where it does not tell, or it was submitted elsewhere."""
 
     @classmethod
-    def from_operation(cls, operation: Operation, request: ImageRequest | None, index: int | None = None) -> "Image":
+    def from_operation(
+        cls, operation: Operation, request: ImageRequest | None, index: int | None = None, request_id: str | None = None
+    ) -> "Image":
         """The image of a finished operation; `request` is what was asked for, where that is known.
 
         Raises `ContentRefused`, `OperationCancelled`, `OutcomeUnknown` or `OperationFailed` for an operation that ended with an
@@ -70,6 +74,7 @@ class Image:
             seed=request.seed if request else None,
             prompt=request.prompt if request else None,
             index=index,
+            request_id=request_id,
         )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -115,14 +120,15 @@ def outcome(
     *,
     index: int | None = None,
     key: str | None = None,
+    request_id: str | None = None,
 ) -> Image | YandexArtError:
     """What a wait came to: the image, or the error to raise."""
     try:
         if isinstance(ended, YandexArtError):
             raise ended
-        return Image.from_operation(ended, request, index)
+        return Image.from_operation(ended, request, index, request_id)
     except YandexArtError as error:
-        error.index, error.idempotency_key = index, key
+        error.index, error.idempotency_key, error.request_id = index, key, error.request_id or request_id
         return error
 
 

@@ -27,6 +27,8 @@ class Order:
     """None where it was submitted elsewhere."""
     key: str | None = None
     """The idempotency key that it was submitted with; None where it was submitted elsewhere."""
+    request_id: str | None = None
+    """What the server calls the order; None where it does not tell, or it was submitted elsewhere."""
     born: float | None = None
     """When it was submitted, on the clock of the client; None where it was submitted elsewhere."""
     ended: stubs.Operation | YandexArtError | None = None
@@ -47,7 +49,7 @@ class Order:
     def hand_over(self, ended: stubs.Operation | YandexArtError) -> Image:
         """The image, or its error."""
         self.ended = None
-        result = outcome(ended, self.request, key=self.key)
+        result = outcome(ended, self.request, key=self.key, request_id=self.request_id)
         if isinstance(result, YandexArtError):
             raise result
         return result

@@ -29,7 +29,7 @@ async def afetch(source: Source, exchange: Exchange, timeout: float) -> Token:
         if isinstance(source, Exchanged):
             return _known(await exchange(await asyncio.to_thread(source.proof), timeout=timeout))
         if is_async(source):
-            return _known(await source.token())  # type: ignore[misc]
+            return _known(await source.token())  # type: ignore[misc]  # `is_async` told that it can be awaited
         return _known(await asyncio.to_thread(source.token))
 
 

@@ -211,7 +211,7 @@ def _ask(art: YandexArt, settings: Settings) -> Iterator[Check]:
     try:
         art.operation(NOBODY).done()
     except NotFound:
-        pass
+        pass  # which tells that the credential may ask
     except YandexArtError as error:
         if not isinstance(error, InvalidRequest) or (error.code and meaning(error.code, error.details or "")):
             raise _Failed("credential", target, error) from error

@@ -23,7 +23,7 @@ class _Impatient(H11Protocol):
 
     _alarm: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn says asyncio.Transport too
         super().connection_made(transport)
         self._watch()
 

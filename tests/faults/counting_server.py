@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--grace", type=float, default=argparse.SUPPRESS)
     settings: dict[str, Any] = vars(parser.parse_args(arguments))
     backend = CountingBackend(settings.pop("ledger"), charges=settings.pop("charges"), duration=settings.pop("duration"))
-    asyncio.run(serve(ServerSettings(backend=backend, **settings), lambda address: print(address, flush=True)))  # noqa: T201
+    asyncio.run(serve(ServerSettings(backend=backend, **settings), lambda server: print(server.endpoint, flush=True)))  # noqa: T201
 
 
 if __name__ == "__main__":

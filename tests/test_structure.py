@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "channel": ("_version", "address", "auth", "errors", "settings", "stubs", "server"),
     "directory": ("address", "auth", "channel", "errors", "settings", "stubs"),
     "_plan": (),
-    "_step": ("auth", "stubs"),
+    "_step": ("errors", "auth", "stubs"),
     "_token": ("_step", "auth", "errors", "stubs"),
     "_budget": ("_step",),
     "_history": ("_plan",),

@@ -1,9 +1,13 @@
 """What the core says to its drivers, and what it is told: the words between deciding and performing."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
+from grpc import RpcError
+
 from yandexart_grpc.auth import Header, Source, Token
+from yandexart_grpc.errors import YandexArtError
 from yandexart_grpc.stubs import CancelOperationRequest, GetOperationRequest, ImageGenerationRequest, Operation
 
 Result = TypeVar("Result")
@@ -79,3 +83,22 @@ Talk = Generator[Step, Answer | None, Result]
 thrown in, and returns what it came to."""
 Steps = Talk[Operation]
 """A machine that comes to an operation."""
+
+
+def relayed(steps: Talk[Result], make: Callable[[Step], Talk[Answer | None]]) -> Talk[Result]:
+    """The same machine, each step of which is made by `make`: what that comes to, or fails with, is what the machine hears."""
+    resume: Callable[[], Step] = partial(next, steps)
+    try:
+        while True:
+            step = resume()
+            try:
+                answer = yield from make(step)
+            except (RpcError, YandexArtError) as error:
+                resume = partial(steps.throw, error)
+            else:
+                resume = partial(steps.send, answer)
+    except StopIteration as finished:
+        result: Result = finished.value
+        return result
+    finally:
+        steps.close()

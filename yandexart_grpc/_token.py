@@ -10,13 +10,12 @@ import logging
 import threading
 from collections.abc import Callable
 from copy import copy
-from functools import partial
 from math import inf
 from typing import NamedTuple, TypeVar
 
 from grpc import RpcError, StatusCode
 
-from yandexart_grpc._step import Answer, Probe, Renewal, Step, Talk
+from yandexart_grpc._step import Answer, Probe, Renewal, Step, Talk, relayed
 from yandexart_grpc.auth import Header, Source, Token
 from yandexart_grpc.errors import QuotaExceeded, Unauthenticated, Unavailable, YandexArtError, failure, from_rpc
 from yandexart_grpc.stubs import ImageGenerationRequest
@@ -71,21 +70,10 @@ class Tokens:
 
     def signed(self, steps: Talk[Result]) -> Talk[Result]:
         """The same machine, with each of its calls made with a token that holds."""
-        resume: Callable[[], Step] = partial(next, steps)
-        try:
-            while True:
-                step = resume()
-                try:
-                    answer = (yield from self._call(step)) if step.request is not None else (yield step)
-                except (RpcError, YandexArtError) as error:
-                    resume = partial(steps.throw, error)
-                else:
-                    resume = partial(steps.send, answer)
-        except StopIteration as finished:
-            result: Result = finished.value
-            return result
-        finally:
-            steps.close()
+        return relayed(steps, self._make)
+
+    def _make(self, step: Step) -> Talk[Answer | None]:
+        return (yield step) if step.request is None else (yield from self._call(step))
 
     def _call(self, step: Step) -> Talk[Answer | None]:
         began = self._now()

@@ -12,9 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from grpc import RpcError
-
-from yandexart_grpc._step import Step, Steps
+from yandexart_grpc._step import Answer, Step, Steps, Talk, relayed
 from yandexart_grpc._submit import submit
 from yandexart_grpc._wait import finished, watch
 from yandexart_grpc.batch.folder import FolderError, file_name, save
@@ -296,25 +294,16 @@ class Work:
 
 def _announced(steps: Steps, sending: Callable[[], None]) -> Steps:
     """The same machine, but `sending` is called before its first order. It may wait long until then, and has ordered nothing."""
-    resume: Callable[[], Step] = partial(next, steps)
     sent = False
-    try:
-        while True:
-            step = resume()
-            if isinstance(step.request, ImageGenerationRequest) and not sent:
-                sending()
-                sent = True
-            try:
-                answer = yield step
-            except (RpcError, YandexArtError) as error:
-                resume = partial(steps.throw, error)
-            else:
-                resume = partial(steps.send, answer)
-    except StopIteration as end:
-        operation: Operation = end.value
-        return operation
-    finally:
-        steps.close()
+
+    def make(step: Step) -> Talk[Answer | None]:
+        nonlocal sent
+        if isinstance(step.request, ImageGenerationRequest) and not sent:
+            sending()
+            sent = True
+        return (yield step)
+
+    return relayed(steps, make)
 
 
 @contextmanager

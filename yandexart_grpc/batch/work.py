@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,7 +120,7 @@ class Work:
                 if len(crowd):
                     self._came(*crowd.next())
                 elif self._elsewhere and self._summary.stopped_by is None:
-                    time.sleep(LOOK_AGAIN)
+                    self._art._naps.nap(LOOK_AGAIN)
                     waiting, self._elsewhere = self._elsewhere, deque()
                 else:
                     break

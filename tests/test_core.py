@@ -31,9 +31,10 @@ from yandexart_grpc import (
 from yandexart_grpc._budget import SLOW_FOR
 from yandexart_grpc._drive import AsyncNaps, Naps, adrive, drive
 from yandexart_grpc._pace import Pace
+from yandexart_grpc._plan import LONGEST_BACKOFF
 from yandexart_grpc._step import Answer, Probe, Step, Steps
 from yandexart_grpc._submit import connect, submit
-from yandexart_grpc._wait import LONGEST_BACKOFF, LONGEST_HOLD, PASSING, order, watch
+from yandexart_grpc._wait import LONGEST_HOLD, PASSING, order, watch
 from yandexart_grpc.settings import Limits
 from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation, Status
 

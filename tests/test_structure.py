@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "_budget": ("_step",),
     "_history": ("_plan",),
     "_pace": ("_budget", "_plan", "errors", "settings"),
-    "_submit": ("_pace", "_step", "errors", "stubs"),
+    "_submit": ("_pace", "_plan", "_step", "errors", "stubs"),
     "_wait": ("_pace", "_plan", "_step", "_submit", "errors", "stubs"),
     "_drive": ("_step", "errors"),
     "_crowd": ("_drive", "_step", "errors", "stubs"),

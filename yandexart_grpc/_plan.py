@@ -31,6 +31,15 @@ LATENESS = 0.8
 """Of an operation that the question at one age found done, it is taken that it was not done at this share of that age."""
 
 
+SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
+"""Seconds before what failed is tried again."""
+
+
+def backoff(failures: int, shortest: float = SHORTEST_BACKOFF, longest: float = LONGEST_BACKOFF) -> float:
+    """How long to wait after so many failures in a row, in seconds: twice as long after each."""
+    return min(shortest * 2.0 ** min(failures - 1, 10), longest)
+
+
 def between(asked: float, found: float) -> float:
     """How long an operation is taken to have lasted that was not done at the age `asked` and was at the age `found`.
 

@@ -11,6 +11,7 @@ import re
 from grpc import RpcError, StatusCode
 
 from yandexart_grpc._pace import Pace
+from yandexart_grpc._plan import backoff
 from yandexart_grpc._step import Answer, Probe, Step, Steps, Talk
 from yandexart_grpc.errors import (
     OutcomeUnknown,
@@ -46,10 +47,8 @@ OURS = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCo
 EACH_TIME = frozenset({StatusCode.INVALID_ARGUMENT, StatusCode.OUT_OF_RANGE, StatusCode.ALREADY_EXISTS})
 """Codes that judge the request alone, and so tell that no earlier attempt was accepted either."""
 
-SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
-"""Seconds before a server that failed is asked again; they double from one failure to the next."""
 SHORTEST_REFUSAL, LONGEST_REFUSAL = 1.0, 10.0
-"""The same after a quota, where the server does not say how long to wait."""
+"""Seconds before an order that a quota refused is sent again, where the server does not say how long to wait."""
 
 _DAILY = re.compile(r"(?<![a-z])da(y|ily)|сут(ки|ок|очн)|д(ень\b|невн)", re.IGNORECASE)
 """How a quota says that waiting for it takes until tomorrow."""
@@ -141,7 +140,7 @@ class _Doubt:
         if not (yield from self.pace.resends.turn(self.deadline)):
             raise self.error("and too many orders wait to be sent again before the timeout") from self.failed
         while True:
-            due = self.pace.now() + _backoff(self.failures, SHORTEST_BACKOFF, LONGEST_BACKOFF)
+            due = self.pace.now() + backoff(self.failures)
             if due >= self.deadline:
                 raise self.error("and no answer came until the timeout") from self.failed
             yield from _pause(self.pace, due)
@@ -179,7 +178,7 @@ def _until_welcome(error: RpcError, pace: Pace, deadline: float, refusals: int) 
     if not isinstance(known, QuotaExceeded) or _DAILY.search(known.details or ""):
         raise known from error
     told = retry_after(error)
-    until = pace.now() + (_backoff(refusals, SHORTEST_REFUSAL, LONGEST_REFUSAL) if told is None else told)
+    until = pace.now() + (backoff(refusals, SHORTEST_REFUSAL, LONGEST_REFUSAL) if told is None else told)
     if until >= deadline:
         raise known from error
     if told is None:
@@ -220,10 +219,6 @@ def _time_left(pace: Pace, deadline: float) -> float:
     if left <= 0:
         raise Unavailable("submitting: the time was up before anything was ordered")
     return left
-
-
-def _backoff(failures: int, shortest: float, longest: float) -> float:
-    return min(shortest * 2.0 ** min(failures - 1, 10), longest)
 
 
 def _pause(pace: Pace, until: float) -> Talk[None]:

@@ -11,7 +11,7 @@ from math import inf
 from grpc import RpcError, StatusCode
 
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._plan import between
+from yandexart_grpc._plan import backoff, between
 from yandexart_grpc._step import Answer, Step, Steps
 from yandexart_grpc._submit import submit
 from yandexart_grpc.errors import OperationTimeout, about, failure, from_rpc, is_local_limit, retry_after
@@ -37,8 +37,6 @@ LAST_READ = 0.3
 """Seconds, or a tenth of the whole wait, that are kept for the last question before the deadline."""
 SHORTEST_SLEEP = 0.0005
 """Seconds that are not worth sleeping."""
-SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
-"""Seconds before a read that failed is repeated; it doubles from one failure to the next."""
 
 
 def finished(operation: Operation) -> bool:
@@ -180,13 +178,12 @@ class _Wait:
             raise from_rpc(error, "reading", operation_id=self.request.operation_id) from error
         self.failure = error
         self.failures += 1
-        backoff = min(SHORTEST_BACKOFF * 2 ** min(self.failures - 1, 10), LONGEST_BACKOFF)
         told = retry_after(error)
         if code is StatusCode.RESOURCE_EXHAUSTED:
             self.pace.reads.slow_down()
         if told is not None:
             self.pace.reads.pause(told)
-        self.retry_at = self.pace.now() + (backoff if told is None else told)
+        self.retry_at = self.pace.now() + (backoff(self.failures) if told is None else told)
 
     def _learn(self, operation: Operation, hold: int | None) -> None:
         """Take in how long the image took: what the server stamped, or else what the last two questions tell."""

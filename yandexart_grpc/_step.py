@@ -7,7 +7,7 @@ from typing import NamedTuple, Self, TypeVar
 from grpc import RpcError
 
 from yandexart_grpc.auth import Header, Source, Token
-from yandexart_grpc.errors import YandexArtError
+from yandexart_grpc.errors import YandexArtError, named_by_server
 from yandexart_grpc.stubs import CancelOperationRequest, GetOperationRequest, ImageGenerationRequest, Operation
 
 Result = TypeVar("Result")
@@ -66,15 +66,12 @@ class Answer(NamedTuple):
     def heard(cls, operation: Operation, metadata: Metadata) -> Self:
         """The answer with what the server announced in its initial metadata: `preference-applied` is of RFC 7240."""
         announced = dict(metadata or ())
-        scope, request_id = (
-            announced.get("idempotency-scope"),
-            announced.get("x-request-id") or announced.get("x-server-trace-id"),
-        )
+        scope = announced.get("idempotency-scope")
         return cls(
             operation,
             announced.get("preference-applied") == "wait",
             str(scope) if scope else None,
-            request_id=str(request_id) if request_id else None,
+            request_id=named_by_server(announced),
         )
 
 

@@ -19,7 +19,7 @@ What each call means for money is said by `billed` and `resend`. Failures of gRP
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar, cast, get_args
 
@@ -355,12 +355,17 @@ def code_of(number: int) -> StatusCode:
     return next((code for code in StatusCode if code.value[0] == number), StatusCode.UNKNOWN)
 
 
-def _request_id(status: Failure) -> str | None:
-    metadata = dict([*(status.initial_metadata() or ()), *(status.trailing_metadata() or ())])
+def named_by_server(metadata: Mapping[str, str | bytes]) -> str | None:
+    """What the server calls a request, in the metadata of its answer (contract/service.md, "Headers worth sending")."""
     found = metadata.get("x-request-id") or metadata.get("x-server-trace-id")
-    if found is None and (detail := _detail(status, RequestInfo())):
-        found = detail.request_id
     return str(found) if found else None
+
+
+def _request_id(status: Failure) -> str | None:
+    found = named_by_server(dict([*(status.initial_metadata() or ()), *(status.trailing_metadata() or ())]))
+    if found is None and (detail := _detail(status, RequestInfo())):
+        return detail.request_id or None
+    return found
 
 
 def _detail(status: Failure, detail: Detail) -> Detail | None:

@@ -302,7 +302,7 @@ async def test_an_image_tells_what_the_server_calls_its_order(connect: Connect, 
     def named(operation: object, context: grpc.ServicerContext) -> None:
         context.send_initial_metadata((("x-request-id", "7f3a"),))
 
-    server = serve(generate=[named] * 4, reads=[*[pictured(PICTURE)] * 4, failed(13, "broken")])
+    server = serve(generate=[named] * 5, reads=[*[pictured(PICTURE)] * 4, *[failed(13, "broken")] * 2])
     art = connect(endpoint=server.listen())
     assert (await art.generate("a cat")).request_id == "7f3a"
     operation = await art.submit("a cat")
@@ -311,6 +311,9 @@ async def test_an_image_tells_what_the_server_calls_its_order(connect: Connect, 
     assert (await (await art.operation(operation.id)).result()).request_id is None
     with pytest.raises(OperationFailed) as raised:
         await (await art.submit("a cat")).result()
+    assert raised.value.request_id == "7f3a"
+    with pytest.raises(OperationFailed) as raised:
+        await art.generate("a cat")
     assert raised.value.request_id == "7f3a"
 
 

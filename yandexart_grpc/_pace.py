@@ -81,13 +81,15 @@ class Pace:
     def note(self, operation_id: str, request_id: str | None) -> None:
         """Keep what the server called the order of an operation, until that is handed over."""
         if request_id is not None:
-            self._request_ids[operation_id] = request_id
-            if len(self._request_ids) > NOTED:
-                del self._request_ids[next(iter(self._request_ids))]
+            with self._lock:
+                self._request_ids[operation_id] = request_id
+                if len(self._request_ids) > NOTED:
+                    del self._request_ids[next(iter(self._request_ids))]
 
     def noted(self, operation_id: str) -> str | None:
         """What was kept of an operation, which is kept no more."""
-        return self._request_ids.pop(operation_id, None)
+        with self._lock:
+            return self._request_ids.pop(operation_id, None)
 
     @property
     def patience(self) -> float:

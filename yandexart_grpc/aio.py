@@ -126,7 +126,7 @@ class AsyncYandexArt:
         with keyed(key):
             request = self._request(prompt, image)
             ended = await self._drive(order(request.to_proto(), self._pace, deadline, key))
-            return Image.from_operation(ended, request, request_id=self._pace.noted(ended.id))
+            return Order(ended.id, request, key, self._pace.noted(ended.id)).hand_over(ended)
 
     async def submit(
         self, prompt: Prompt, *, timeout: Timeout = ..., idempotency_key: str | None = None, **image: Unpack[ImageOptions]

@@ -30,16 +30,16 @@ Timeout = float | EllipsisType | None
 class Limits:
     """How long, how large and how often."""
 
-    timeout: float | None
+    timeout: float | None = TIMEOUT
     """Seconds for a whole wait; None waits as long as it takes."""
-    rpc_timeout: float
+    rpc_timeout: float = RPC_TIMEOUT
     """Seconds for one call."""
-    max_message_bytes: int
+    max_message_bytes: int = MAX_MESSAGE_BYTES
     """The largest answer that is received."""
-    patience: float | None
+    patience: float | None = None
     """Seconds that a ready image may be expected to lie unseen; None for what fits the number of waits."""
-    reads_per_second: float
-    submits_per_minute: float
+    reads_per_second: float = READS_PER_SECOND
+    submits_per_minute: float = SUBMITS_PER_MINUTE
 
     def problems(self) -> Iterator[str]:
         """Everything that is wrong, one sentence a setting."""

@@ -32,10 +32,6 @@ from yandexart_grpc.operation import AsyncOperation
 from yandexart_grpc.request import ImageRequest, known_key
 from yandexart_grpc.server.backends.base import Upstream
 from yandexart_grpc.settings import (
-    MAX_MESSAGE_BYTES,
-    READS_PER_SECOND,
-    RPC_TIMEOUT,
-    SUBMITS_PER_MINUTE,
     Limits,
     Settings,
 )
@@ -84,14 +80,7 @@ class CloudBackend:
             root_certificates=None,
             history=None,
             store=None,
-            limits=Limits(
-                timeout=timeout,
-                rpc_timeout=RPC_TIMEOUT,
-                max_message_bytes=MAX_MESSAGE_BYTES,
-                patience=None,
-                reads_per_second=READS_PER_SECOND,
-                submits_per_minute=SUBMITS_PER_MINUTE,
-            ),
+            limits=Limits(timeout=timeout),
         )
         self._clients: dict[str, _Lent] = {}
         """By authorization, the one that was used last at the end."""

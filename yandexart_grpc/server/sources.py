@@ -1,4 +1,4 @@
-"""Which backend the settings ask for. What each needs is loaded only for whoever asks for it."""
+"""Which backend the settings ask for. What those that order elsewhere need is loaded only for whoever asks for it."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from yandexart_grpc import auth
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.backends.base import Backend
-from yandexart_grpc.server.backends.cloud import CloudBackend
 from yandexart_grpc.server.backends.demo import DemoBackend
 from yandexart_grpc.server.settings import ServerSettings
 
@@ -16,6 +15,8 @@ def _demo(settings: ServerSettings) -> Backend:
 
 
 def _cloud(settings: ServerSettings) -> Backend:
+    from yandexart_grpc.server.backends.cloud import CloudBackend  # it is a whole client
+
     return CloudBackend(settings.upstream, authorization=_authorization(settings), timeout=settings.upstream_timeout)
 
 
@@ -45,6 +46,7 @@ def _authorization(settings: ServerSettings) -> str | None:
 
 
 def backend_of(settings: ServerSettings) -> Backend:
+    """The backend of that name, or the one that was given. Raises `ConfigurationError`."""
     if not isinstance(settings.backend, str):
         return settings.backend
     if settings.backend not in BACKENDS:

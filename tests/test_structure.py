@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "server/schema": ("server/allowance", "stubs", "errors", "request"),
     "server/store": (
         *("server/schema", "server/allowance", "server/commits", "server/sqlite", "server/postgres"),
-        *("stubs", "errors", "request"),
+        *("address", "stubs", "errors", "request"),
     ),
     "server/allowance": (),
     "server/quotas": ("server/store", "server/allowance", "errors"),
@@ -88,7 +88,7 @@ MAY_IMPORT = {
     "batch/rows": ("errors", "request"),
     "batch/folder": ("batch/rows", "errors", "image"),
     "batch/ledger": ("batch/folder", "errors"),
-    "batch/shared": ("batch/folder", "batch/ledger", "errors"),
+    "batch/shared": ("batch/folder", "batch/ledger", "address", "errors"),
     "batch/manifest": ("batch/folder", "batch/ledger"),
     "batch/settle": ("batch/ledger", "batch/rows", "errors", "settings"),
     "server/backends/cloud": ("server/backends/base", "aio", *SHELL),

@@ -100,15 +100,28 @@ class Endpoint:
         """Whether what is sent does not leave this machine."""
         if self.balanced and not self.target.startswith("dns:///"):
             return False  # who knows what the name means to another resolver
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host in ("", "localhost")
+        return not self.host or is_loopback(self.host)
 
     @property
     def beyond(self) -> "Endpoint":
         """Where a credential goes in the end: a server inside this process sends it on."""
         return Endpoint.parse(self.upstream) if self.upstream else self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, which is an address or a name, is this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def shown(url: str) -> str:
+    """The URL of a database without what nobody should read: all that may be a password, also where it is written wrongly."""
+    if url.startswith("sqlite:"):
+        return url
+    plain = re.sub("//.*@", "//***@", url).partition("?")[0]
+    return re.sub(r"//[^@/]*:(?!\d+(/|$))[^/]*", "//***", plain)  # where a port belongs is something else
 
 
 def address_of_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> str | None:

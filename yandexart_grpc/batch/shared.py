@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import psycopg
 
+from yandexart_grpc.address import shown
 from yandexart_grpc.batch.folder import FolderError
 from yandexart_grpc.batch.ledger import COLUMNS, Record, record_of
 from yandexart_grpc.errors import ConfigurationError
@@ -69,7 +70,7 @@ class SharedLedger:
         Raises `ConfigurationError` when that cannot be done, or when a newer version made the tables.
         """
         self._keys = list(keys)
-        self._shown = _shown(url)
+        self._shown = shown(url)
         self._connection = _connected(url)
         try:
             with _configured(url):
@@ -169,10 +170,10 @@ def _configured(url: str) -> Iterator[None]:
         yield
     except psycopg.ProgrammingError as error:
         if error.sqlstate is None:  # the URL cannot be understood, and the error quotes it
-            raise ConfigurationError(f"ledger: {_shown(url)} has an unknown parameter or a wrong %-sign") from None
-        raise ConfigurationError(f"ledger: {_shown(url)} cannot be used: {_said(error)}") from error
+            raise ConfigurationError(f"ledger: {shown(url)} has an unknown parameter or a wrong %-sign") from None
+        raise ConfigurationError(f"ledger: {shown(url)} cannot be used: {_said(error)}") from error
     except psycopg.Error as error:
-        raise ConfigurationError(f"ledger: {_shown(url)} cannot be used: {_said(error)}") from error
+        raise ConfigurationError(f"ledger: {shown(url)} cannot be used: {_said(error)}") from error
 
 
 def _found(connection: psycopg.Connection[tuple[Any, ...]], keys: list[str]) -> dict[str, Record]:
@@ -182,11 +183,6 @@ def _found(connection: psycopg.Connection[tuple[Any, ...]], keys: list[str]) -> 
 def _number(key: str) -> int:
     """The number of a row's lock. Two rows with the same one would only wait for each other."""
     return int.from_bytes(bytes.fromhex(key[:16]), signed=True)
-
-
-def _shown(url: str) -> str:
-    """The URL without what nobody should read in it."""
-    return re.sub("//.*@", "//***@", url).partition("?")[0]
 
 
 def _said(error: psycopg.Error) -> str:

@@ -1,6 +1,5 @@
 """Where a server listens: which addresses it may take, the sockets, and the certificates."""
 
-import ipaddress
 import re
 import socket
 import ssl
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import grpc
 
+from yandexart_grpc.address import is_loopback
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.settings import ServerSettings
 
@@ -25,6 +25,7 @@ def free(settings: ServerSettings) -> str:
 
 
 def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Let the server listen there, with TLS where it has credentials, and return the port."""
     return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
 
 
@@ -33,7 +34,7 @@ def address_of(name: str, where: str, settings: ServerSettings) -> tuple[str, in
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", where, re.ASCII)
     if not found or int(found[2]) > 65535:
         raise ConfigurationError(f"{name}: {where!r} is not host:port with a port from 0 to 65535")
-    if not _is_loopback(found[1]) and (danger := _danger(settings)):
+    if not is_loopback(found[1]) and (danger := _danger(settings)):
         raise ConfigurationError(f"{name}: {found[1]!r} is not loopback, and {danger}")
     return found[1], int(found[2])
 
@@ -72,6 +73,7 @@ def reachable(host: str) -> str:
 
 
 def certificate(settings: ServerSettings) -> grpc.ServerCredentials:
+    """What the server shows its clients, and wants to see of them. Raises `ConfigurationError`."""
     for name, path in (("tls_key", settings.tls_key), ("tls_cert", settings.tls_cert)):
         if path is None:
             raise ConfigurationError(f"{name}: none given; a certificate and its key are needed together")
@@ -91,10 +93,3 @@ def _authority(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ConfigurationError(f"client_ca {path!r}: {error}") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -3,7 +3,6 @@ that knows what the states mean. What differs from one database to another stand
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from yandexart_grpc.address import shown
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server import allowance
 from yandexart_grpc.server.commits import Commits, StoreFailure, committing
@@ -159,14 +159,6 @@ def left_of(url: str) -> list[allowance.Left]:
 def is_shared(url: str) -> bool:
     """Whether many servers may use the store at a URL at the same time."""
     return url.startswith("postgresql:")
-
-
-def shown(url: str) -> str:
-    """A URL without what nobody should read in it: all that may be a password, also where it is written wrongly."""
-    if url.startswith("sqlite:"):
-        return url
-    plain = re.sub("//.*@", "//***@", url).partition("?")[0]
-    return re.sub(r"//[^@/]*:(?!\d+(/|$))[^/]*", "//***", plain)  # where a port belongs is something else
 
 
 def place_of(url: str) -> URL:

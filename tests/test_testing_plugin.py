@@ -1,0 +1,162 @@
+"""The fixtures of the test kit in runs of pytest of their own: with each plugin for asyncio and without, in many processes."""
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+ASYNC = """
+import asyncio
+import pytest
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+MARK
+async def test_held(yandexart_server, async_yandexart_client):
+    image = await async_yandexart_client.generate("a red cat")
+    assert image.prompt == "a red cat"
+    assert yandexart_server.ledger.generations == 1
+
+MARK
+async def test_planned(yandexart_server, async_yandexart_client):
+    yandexart_server.like_yandex().finish_after(60)
+    await asyncio.gather(*(async_yandexart_client.generate(prompt) for prompt in ("a red cat", "a blue dog")))
+    assert yandexart_server.ledger.pictures == 2
+    assert 60 <= yandexart_server.clock.now() < 62
+"""
+"""Two tests that await; `MARK` stands for what a plugin wants to see."""
+
+UNUSED = """
+import pytest
+
+def test_reads(yandexart_server):
+    yandexart_server.reads.fail(2, "UNAVAILABLE")
+
+def test_an_answer(yandexart_server):
+    yandexart_server.lose_next_answer()
+
+def test_a_prompt(yandexart_server):
+    yandexart_server.refuse("a bad cat")
+
+def test_some(yandexart_server, yandexart_client):
+    yandexart_server.submits.fail(3, "RESOURCE_EXHAUSTED")
+    yandexart_server.pictures.fail()
+    with pytest.raises(Exception):
+        yandexart_client.generate("a red cat", timeout=1)
+
+def test_all(yandexart_server, yandexart_client):
+    yandexart_server.reads.fail(1, "INTERNAL")
+    yandexart_client.generate("a red cat")
+
+def test_that_fails_anyway(yandexart_server):
+    yandexart_server.reads.fail(2)
+    assert not yandexart_server.endpoint
+"""
+
+
+WITHOUT_ASYNCIO = ("-p", "no:asyncio")
+
+
+def run(pytester: pytest.Pytester, code: str, *options: str) -> pytest.RunResult:
+    """What pytest says of these tests, in a process of its own where every warning is an error."""
+    pytester.makepyfile(code)
+    chosen = () if set(WITHOUT_ASYNCIO) <= set(options) else ("-o", "asyncio_default_fixture_loop_scope=function")
+    # What takes longest to load has no part in this.
+    return pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", "-p", "no:schemathesis", *chosen, *options)
+
+
+def test_what_was_scripted_and_never_asked_for_fails_the_test(pytester: pytest.Pytester) -> None:
+    """Each by name, unless the test failed before it could ask."""
+    ran = run(pytester, UNUSED)
+    ran.assert_outcomes(passed=5, errors=4, failed=1)
+    ran.stdout.fnmatch_lines_random(
+        [
+            "2 failures of reads were scripted and never asked for",
+            "1 answers were to be lost, and no order came",
+            "'a bad cat' was to be refused, and never came",
+            "2 failures of submits were scripted and never asked for; 1 failures of pictures were scripted and never asked for",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("mark", "options"),
+    [
+        ("", ["-o", "asyncio_mode=auto"]),
+        ("@pytest.mark.asyncio", ["-o", "asyncio_mode=strict"]),
+        ("@pytest.mark.asyncio(loop_scope='session')", ["-o", "asyncio_mode=strict"]),
+        ("@pytest.mark.anyio", [*WITHOUT_ASYNCIO]),
+        ("@pytest.mark.anyio", ["-o", "asyncio_mode=strict"]),
+    ],
+    ids=["asyncio, auto", "asyncio, strict", "asyncio, one loop", "anyio alone", "anyio beside asyncio"],
+)
+def test_every_plugin_for_asyncio_will_do(mark: str, options: list[str], pytester: pytest.Pytester) -> None:
+    """The client is one of whichever event loop the test runs in, and leaves nothing open."""
+    run(pytester, ASYNC.replace("MARK", mark), *options).assert_outcomes(passed=2)
+
+
+def test_without_a_plugin_for_asyncio(pytester: pytest.Pytester) -> None:
+    """pytest says what to install of a test that awaits; one that runs a loop itself needs none, nor does one that blocks."""
+    code = (
+        ASYNC.replace("MARK", "")
+        + """
+def test_own(yandexart_server, async_yandexart_client):
+    asyncio.run(test_held(yandexart_server, async_yandexart_client))
+
+def test_blocking(yandexart_client):
+    yandexart_client.generate("a red cat")
+"""
+    )
+    ran = run(pytester, code, *WITHOUT_ASYNCIO, "-p", "no:anyio")
+    ran.assert_outcomes(passed=2, failed=2)
+    ran.stdout.fnmatch_lines(["*You need to install a suitable plugin*", "*pytest-asyncio*"])
+
+
+def test_trio_is_told_that_it_will_not_do(pytester: pytest.Pytester) -> None:
+    """gRPC knows asyncio alone."""
+    ran = run(pytester, ASYNC.replace("MARK", "@pytest.mark.anyio").replace('"asyncio"', '"trio"'), *WITHOUT_ASYNCIO)
+    ran.assert_outcomes(errors=2)
+    ran.stdout.fnmatch_lines(["async_yandexart_client needs asyncio: let the fixture anyio_backend return 'asyncio'"])
+
+
+def test_processes_share_nothing(pytester: pytest.Pytester) -> None:
+    """With xdist each test has a server of its own."""
+    code = """
+import pytest
+
+@pytest.mark.parametrize("number", range(6))
+def test_alone(number, yandexart_server, yandexart_client):
+    yandexart_server.reads.fail(1, "INTERNAL")
+    yandexart_client.generate(f"{number}")
+    assert yandexart_server.ledger.of(f"{number}") == (1, 1, 2, 1)
+    assert yandexart_server.ledger.generations == 1
+"""
+    run(pytester, code, "-n", "2").assert_outcomes(passed=6)
+
+
+def test_a_run_that_uses_none_of_it_loads_none_of_it(pytester: pytest.Pytester) -> None:
+    """Only the module of the fixtures is loaded, without gRPC."""
+    code = """
+import sys
+
+def test_loaded():
+    loaded = {name for name in sys.modules if name.split(".")[0] in ("yandexart_grpc", "yandexart_pb", "grpc", "google")}
+    assert loaded == {"yandexart_grpc", "yandexart_grpc._version", "yandexart_grpc.testing_fixtures"}
+"""
+    run(pytester, code).assert_outcomes(passed=1)
+
+
+def test_it_can_be_left_out(pytester: pytest.Pytester) -> None:
+    """As any plugin, by `-p no:yandexart`."""
+    ran = run(pytester, "def test_with(yandexart_server): ...\ndef test_without(): ...", "-p", "no:yandexart")
+    ran.assert_outcomes(passed=1, errors=1)
+    ran.stdout.fnmatch_lines(["*fixture 'yandexart_server' not found"])
+
+
+def test_without_the_server_it_says_what_to_install(pytester: pytest.Pytester) -> None:
+    """Whoever uses a fixture is told, and nobody else is disturbed."""
+    pytester.makeconftest("import sys\nsys.modules['sqlalchemy'] = None  # as if it were not installed\n")
+    ran = run(pytester, "def test_with(yandexart_client): ...\ndef test_without(): ...")
+    ran.assert_outcomes(passed=1, errors=1)
+    ran.stdout.fnmatch_lines(["yandexart_server needs the server: pip install 'yandexart-grpc?server?' (*sqlalchemy*)"])

@@ -72,13 +72,13 @@ class TestClock:
                 await client.close()
         assert runs[0] == runs[1]
 
-    async def test_a_client_learns_how_long_pictures_take(self, art: Face, server: ScriptedServer) -> None:
+    async def test_a_client_learns_how_long_pictures_take(self, art: Face, yandexart_server: ScriptedServer) -> None:
         """From what it is told on the clock: what took a hundred seconds ten times is asked about less often."""
-        server.like_yandex().finish_after(100)
+        yandexart_server.like_yandex().finish_after(100)
         reads = []
         for number in range(10):
             await art.generate(f"{number}")
-            reads.append(server.ledger.of(f"{number}").reads)
+            reads.append(yandexart_server.ledger.of(f"{number}").reads)
         assert reads[-1] < reads[0] / 2
 
     async def test_many_wait_for_one_time(self, art: Face, server: ScriptedServer) -> None:

@@ -55,12 +55,17 @@ def test_that_fails_anyway(yandexart_server):
 """
 
 
-WITHOUT_ASYNCIO = ("-p", "no:asyncio")
+WITHOUT_ASYNCIO = ["-p", "no:asyncio"]
 
 
-def run(pytester: pytest.Pytester, code: str, *options: str) -> pytest.RunResult:
-    """What pytest says of these tests, in a process of its own where every warning is an error."""
-    pytester.makepyfile(code)
+def awaiting(mark: str) -> str:
+    """The tests that await, with that mark."""
+    return ASYNC.replace("MARK", mark and f"@pytest.mark.{mark}")
+
+
+def run(pytester: pytest.Pytester, *options: str, **files: str) -> pytest.RunResult:
+    """What pytest says of the tests in these files, in a process of its own where every warning is an error."""
+    pytester.makepyfile(**files)
     chosen = () if set(WITHOUT_ASYNCIO) <= set(options) else ("-o", "asyncio_default_fixture_loop_scope=function")
     # What takes longest to load has no part in this.
     return pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", "-p", "no:schemathesis", *chosen, *options)
@@ -68,38 +73,37 @@ def run(pytester: pytest.Pytester, code: str, *options: str) -> pytest.RunResult
 
 def test_what_was_scripted_and_never_asked_for_fails_the_test(pytester: pytest.Pytester) -> None:
     """Each by name, unless the test failed before it could ask."""
-    ran = run(pytester, UNUSED)
+    ran = run(pytester, test_it=UNUSED)
     ran.assert_outcomes(passed=5, errors=4, failed=1)
     ran.stdout.fnmatch_lines_random(
         [
-            "2 failures of reads were scripted and never asked for",
-            "1 answers were to be lost, and no order came",
-            "'a bad cat' was to be refused, and never came",
-            "2 failures of submits were scripted and never asked for; 1 failures of pictures were scripted and never asked for",
+            "scripted and never asked for: 2 failures of reads",
+            "scripted and never asked for: 1 lost answer",
+            "scripted and never asked for: the refusal of 'a bad cat'",
+            "scripted and never asked for: 2 failures of submits, 1 failure of pictures",
         ]
     )
 
 
 @pytest.mark.parametrize(
-    ("mark", "options"),
+    ("marks", "options"),
     [
-        ("", ["-o", "asyncio_mode=auto"]),
-        ("@pytest.mark.asyncio", ["-o", "asyncio_mode=strict"]),
-        ("@pytest.mark.asyncio(loop_scope='session')", ["-o", "asyncio_mode=strict"]),
-        ("@pytest.mark.anyio", [*WITHOUT_ASYNCIO]),
-        ("@pytest.mark.anyio", ["-o", "asyncio_mode=strict"]),
+        ([""], ["-o", "asyncio_mode=auto"]),
+        (["asyncio", "asyncio(loop_scope='session')", "anyio"], ["-o", "asyncio_mode=strict"]),
+        (["anyio"], WITHOUT_ASYNCIO),
     ],
-    ids=["asyncio, auto", "asyncio, strict", "asyncio, one loop", "anyio alone", "anyio beside asyncio"],
+    ids=["asyncio, auto", "asyncio, strict", "anyio alone"],
 )
-def test_every_plugin_for_asyncio_will_do(mark: str, options: list[str], pytester: pytest.Pytester) -> None:
+def test_every_plugin_for_asyncio_will_do(marks: list[str], options: list[str], pytester: pytest.Pytester) -> None:
     """The client is one of whichever event loop the test runs in, and leaves nothing open."""
-    run(pytester, ASYNC.replace("MARK", mark), *options).assert_outcomes(passed=2)
+    files = {f"test_{number}": awaiting(mark) for number, mark in enumerate(marks)}
+    run(pytester, *options, **files).assert_outcomes(passed=2 * len(marks))
 
 
 def test_without_a_plugin_for_asyncio(pytester: pytest.Pytester) -> None:
     """pytest says what to install of a test that awaits; one that runs a loop itself needs none, nor does one that blocks."""
     code = (
-        ASYNC.replace("MARK", "")
+        awaiting("")
         + """
 def test_own(yandexart_server, async_yandexart_client):
     asyncio.run(test_held(yandexart_server, async_yandexart_client))
@@ -108,14 +112,14 @@ def test_blocking(yandexart_client):
     yandexart_client.generate("a red cat")
 """
     )
-    ran = run(pytester, code, *WITHOUT_ASYNCIO, "-p", "no:anyio")
+    ran = run(pytester, *WITHOUT_ASYNCIO, "-p", "no:anyio", test_it=code)
     ran.assert_outcomes(passed=2, failed=2)
     ran.stdout.fnmatch_lines(["*You need to install a suitable plugin*", "*pytest-asyncio*"])
 
 
 def test_trio_is_told_that_it_will_not_do(pytester: pytest.Pytester) -> None:
     """gRPC knows asyncio alone."""
-    ran = run(pytester, ASYNC.replace("MARK", "@pytest.mark.anyio").replace('"asyncio"', '"trio"'), *WITHOUT_ASYNCIO)
+    ran = run(pytester, *WITHOUT_ASYNCIO, test_it=awaiting("anyio").replace('"asyncio"', '"trio"'))
     ran.assert_outcomes(errors=2)
     ran.stdout.fnmatch_lines(["async_yandexart_client needs asyncio: let the fixture anyio_backend return 'asyncio'"])
 
@@ -132,31 +136,28 @@ def test_alone(number, yandexart_server, yandexart_client):
     assert yandexart_server.ledger.of(f"{number}") == (1, 1, 2, 1)
     assert yandexart_server.ledger.generations == 1
 """
-    run(pytester, code, "-n", "2").assert_outcomes(passed=6)
+    run(pytester, "-n", "2", test_it=code).assert_outcomes(passed=6)
 
 
-def test_a_run_that_uses_none_of_it_loads_none_of_it(pytester: pytest.Pytester) -> None:
-    """Only the module of the fixtures is loaded, without gRPC."""
+def test_it_can_be_left_out(pytester: pytest.Pytester) -> None:
+    """As any plugin, by `-p no:yandexart`."""
+    ran = run(pytester, "-p", "no:yandexart", test_it="def test_with(yandexart_server): ...\ndef test_without(): ...")
+    ran.assert_outcomes(passed=1, errors=1)
+    ran.stdout.fnmatch_lines(["*fixture 'yandexart_server' not found"])
+
+
+def test_nothing_is_loaded_before_a_fixture_is_used(pytester: pytest.Pytester) -> None:
+    """Only the module of the fixtures, without gRPC; and where the server is not installed, a fixture says so."""
+    pytester.makeconftest("import sys\nsys.modules['sqlalchemy'] = None  # as if it were not installed\n")
     code = """
 import sys
 
 def test_loaded():
     loaded = {name for name in sys.modules if name.split(".")[0] in ("yandexart_grpc", "yandexart_pb", "grpc", "google")}
     assert loaded == {"yandexart_grpc", "yandexart_grpc._version", "yandexart_grpc.testing_fixtures"}
+
+def test_used(yandexart_client): ...
 """
-    run(pytester, code).assert_outcomes(passed=1)
-
-
-def test_it_can_be_left_out(pytester: pytest.Pytester) -> None:
-    """As any plugin, by `-p no:yandexart`."""
-    ran = run(pytester, "def test_with(yandexart_server): ...\ndef test_without(): ...", "-p", "no:yandexart")
-    ran.assert_outcomes(passed=1, errors=1)
-    ran.stdout.fnmatch_lines(["*fixture 'yandexart_server' not found"])
-
-
-def test_without_the_server_it_says_what_to_install(pytester: pytest.Pytester) -> None:
-    """Whoever uses a fixture is told, and nobody else is disturbed."""
-    pytester.makeconftest("import sys\nsys.modules['sqlalchemy'] = None  # as if it were not installed\n")
-    ran = run(pytester, "def test_with(yandexart_client): ...\ndef test_without(): ...")
+    ran = run(pytester, test_it=code)
     ran.assert_outcomes(passed=1, errors=1)
     ran.stdout.fnmatch_lines(["yandexart_server needs the server: pip install 'yandexart-grpc?server?' (*sqlalchemy*)"])

@@ -25,7 +25,7 @@ def yandexart_server(request: pytest.FixtureRequest) -> "Iterator[ScriptedServer
     with scripted() as server:
         yield server
         if request.session.testsfailed == failed and (unused := server.unused()):
-            pytest.fail("; ".join(unused), pytrace=False)
+            pytest.fail(f"scripted and never asked for: {', '.join(unused)}", pytrace=False)
 
 
 @pytest.fixture

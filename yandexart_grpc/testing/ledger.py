@@ -12,7 +12,7 @@ class Counts(NamedTuple):
     submits: int
     """Orders that arrived, those among them that were refused or sent again."""
     generations: int
-    """Orders that became operations: what you would pay for."""
+    """Orders that became operations, without those that the content rules refuse: what you would pay for."""
     reads: int
     """Questions about operations, those among them that failed."""
     pictures: int

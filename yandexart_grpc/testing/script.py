@@ -1,4 +1,4 @@
-"""What a test tells its server, and what of it was never used."""
+"""What a test tells its server, and what of it was never asked for."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ class Faults:
     def unused(self) -> Iterator[str]:
         """What was never asked for."""
         if self._left:
-            yield f"{len(self._left)} failures of {self._what} were scripted and never asked for"
+            yield _counted(len(self._left), f"failure of {self._what}", f"failures of {self._what}")
 
 
 class Script:
@@ -115,8 +115,12 @@ class Script:
         return lost
 
     def unused(self) -> list[str]:
-        """What was scripted and never used."""
+        """What was scripted and never asked for."""
         found = [text for faults in (self.submits, self.reads, self.pictures) for text in faults.unused()]
         if self._lost:
-            found.append(f"{self._lost} answers were to be lost, and no order came")
-        return found + [f"{prompt!r} was to be refused, and never came" for prompt, came in self._refused.items() if not came]
+            found.append(_counted(self._lost, "lost answer", "lost answers"))
+        return found + [f"the refusal of {prompt!r}" for prompt, came in self._refused.items() if not came]
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

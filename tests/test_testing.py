@@ -118,7 +118,12 @@ class TestClock:
         long = blocking.submit("long")
         server.finish_after(LONG / 2)
         short = await awaited.submit("short")
-        thread = threading.Thread(target=lambda: (long.result(), ended.append("long")))
+
+        def wait_long() -> None:
+            long.result()
+            ended.append("long")
+
+        thread = threading.Thread(target=wait_long)
         thread.start()
         await short.result()
         ended.append("short")

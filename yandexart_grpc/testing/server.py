@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from yandexart_grpc.aio import AsyncYandexArt
 from yandexart_grpc.client import YandexArt
 from yandexart_grpc.server import embedded
-from yandexart_grpc.settings import TIMEOUT
+from yandexart_grpc.settings import TIMEOUT, Settings
 from yandexart_grpc.testing import clients
 from yandexart_grpc.testing.backend import Courses, ScriptedBackend
 from yandexart_grpc.testing.clock import Clock
@@ -39,15 +39,16 @@ class ScriptedServer(Script):
 
     def client(self, *, timeout: float | None = TIMEOUT) -> YandexArt:
         """One more blocking client on the clock, which is closed with the server. `timeout` is that of `YandexArt`."""
-        return self._clients.enter_context(
-            clients.blocking(clients.settings_for(self.endpoint, FOLDER, KEY, timeout), self.clock)
-        )
+        return self._clients.enter_context(clients.blocking(self._settings(timeout), self.clock))
 
     def async_client(self, *, timeout: float | None = TIMEOUT) -> AsyncYandexArt:
         """The same for asyncio, in the event loop that uses it first."""
-        client = clients.awaited(clients.settings_for(self.endpoint, FOLDER, KEY, timeout), self.clock)
+        client = clients.awaited(self._settings(timeout), self.clock)
         self._clients.callback(clients.close, client)
         return client
+
+    def _settings(self, timeout: float | None) -> Settings:
+        return clients.settings_for(self.endpoint, FOLDER, KEY, timeout)
 
 
 @contextmanager

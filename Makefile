@@ -11,7 +11,7 @@ UV := $(BIN)/uv
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto proto-check test-compat test-faults soak build test-wheel sbom bench clean
+.PHONY: help demo test lint format proto proto-check test-compat test-faults soak build test-wheel sbom recordings bench clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -56,6 +56,9 @@ test-wheel: .venv/test ## try the wheel without the checkout: alone, with each e
 
 sbom: .venv/test build ## list what a full installation is made of in dist/ (CycloneDX), and its licences in THIRD_PARTY.md
 	$(BIN)/python docs/sbom.py dist
+
+recordings: .venv/test ## record the terminal into docs/images
+	$(BIN)/python -m docs.recordings
 
 bench: .venv-bench/done ## measure lag, reads, CPU, memory and start-up against raw stubs and the official clients (minutes)
 	@for name in $(BENCHMARKS); do .venv-bench/bin/python -m benchmarks.$$name || exit 1; done

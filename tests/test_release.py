@@ -2,6 +2,7 @@
 
 import email
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 from docs import sbom
-from tests.environments import ROOT, build, run
+from tests.environments import ROOT, build, run, uv
 from tests.test_structure import PRIVATE
 from yandexart_grpc import __version__
 
@@ -26,6 +27,15 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 JOBS: dict[str, Any] = yaml.safe_load(WORKFLOW.read_text())["jobs"]
 STEPS: list[dict[str, Any]] = [step for job in JOBS.values() for step in job["steps"]]
+
+VALIDATE = """
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+if error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(sys.argv[1]):
+    sys.exit(str(error))
+"""
+"""Fails unless its argument is an SBOM of CycloneDX."""
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs to know what is tracked")
 
@@ -176,3 +186,16 @@ class TestNotices:
         """The table names each package that pyproject.toml wants, and who wants it; `make sbom` writes it."""
         rows = re.findall(r"(?m)^\| ([\w-]+) \| [A-Z][\w .()-]+ \| (.+) \|$", (ROOT / "THIRD_PARTY.md").read_text())
         assert {name: extras.split(", ") for name, extras in rows} == sbom.wanted()
+
+    @pytest.mark.slow
+    def test_the_sbom_lists_a_full_installation(self, wheel: Path) -> None:
+        """It fits the schema, is the same each time, names no host of a registry and no folder, and knows each licence."""
+        bom = sbom.materials(wheel)
+        text = json.dumps(bom)
+        assert json.dumps(sbom.materials(wheel)) == text
+        uv("tool", "run", "--from", "cyclonedx-python-lib[json-validation]", "python", "-c", VALIDATE, text)
+        assert not PRIVATE.search(text)
+        assert str(wheel.parent) not in text
+        assert (bom["metadata"]["component"]["name"], bom["metadata"]["component"]["version"]) == ("yandexart-grpc", __version__)
+        assert sbom.wanted().keys() <= {sbom.normal(component["name"]) for component in bom["components"]}
+        assert (ROOT / "THIRD_PARTY.md").read_text().endswith(sbom.table(bom))

@@ -80,7 +80,8 @@ class TestBuild:
         """It has every file of the repository as it is, its metadata, and nothing else."""
         files = contents(built[0])
         assert files.pop("PKG-INFO")
-        assert files == {name: (ROOT / name).read_bytes() for name in tracked()}
+        assert files.keys() == set(tracked())
+        assert [name for name, data in files.items() if data != (ROOT / name).read_bytes()] == []
 
     def test_what_lies_about_is_not_published(self, built: tuple[Path, Path], tmp_path: Path) -> None:
         """A key, a store and pictures beside the sources change nothing."""
@@ -90,17 +91,12 @@ class TestBuild:
         for name in ("key.json", ".env", "orders.db", "pictures/cat.jpeg", "deploy/keys", "yandexart_grpc/__pycache__/x.pyc"):
             (source / name).parent.mkdir(exist_ok=True)
             (source / name).write_text("secret")
-        assert contents(build(tmp_path / "dist", source)[0]) == contents(built[0])
+        assert contents(build(tmp_path / "dist", source)[0]).keys() == contents(built[0]).keys()
 
     def test_the_wheel_holds_every_file_of_both_packages(self, built: tuple[Path, Path]) -> None:
         """Modules, types, marks and static files of the tree are in it, and beside them only its metadata."""
-        packages = {
-            name.removeprefix("generated/"): (ROOT / name).read_bytes()
-            for name in tracked()
-            if name.startswith(("yandexart_grpc/", "generated/yandexart_pb/"))
-        }
-        files = contents(built[1])
-        assert {name: data for name, data in files.items() if ".dist-info/" not in name} == packages
+        packages = {name.removeprefix("generated/") for name in tracked() if name.startswith(("yandexart_grpc/", "generated/"))}
+        assert {name for name in contents(built[1]) if ".dist-info/" not in name} == packages
 
     def test_it_tells_what_it_is(self, wheel: Path) -> None:
         """Version, licence, Python, extras, the command and the long description are those of the sources."""
@@ -129,7 +125,7 @@ class TestVersion:
 
     def test_it_stands_in_one_place(self) -> None:
         """No tracked file states it but `_version.py`, and `CHANGELOG.md`, which tells of all."""
-        stated = re.compile(rf"(?<![\w.]){re.escape(__version__)}(?![\w.]*\d)")
+        stated = re.compile(rf"(?<![\d.]){re.escape(__version__)}(?!\.?\d)")
         found = [name for name in tracked() if stated.search((ROOT / name).read_bytes().decode(errors="replace"))]
         assert found == ["CHANGELOG.md", "yandexart_grpc/_version.py"]
 

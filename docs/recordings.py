@@ -42,6 +42,8 @@ class Recording:
     """How long the demo server takes to which the environment points; without it, the environment points nowhere."""
     files: dict[str, str] = field(default_factory=dict)
     """What lies in the folder."""
+    lines: int = 36
+    """Of the terminal."""
 
 
 COLOURS = ("red", "blue", "green", "white", "black", "grey", "brown", "pink")
@@ -54,7 +56,7 @@ RECORDINGS = {
     ),
     "batch": Recording(
         "yandexart batch, interrupted by Ctrl-C and continued",
-        (Step("wc -l prompts.txt"), Step(BATCH, until=r"[34]/8"), Step(CTRL_C), Step(BATCH), Step("ls pictures")),
+        (Step("wc -l prompts.txt"), Step(BATCH, until=r"[3-7]/8"), Step(CTRL_C), Step(BATCH), Step("ls pictures")),
         server="uniform:0.5,1.5",
         files={"prompts.txt": "".join(f"a {colour} cat\n" for colour in COLOURS)},
     ),
@@ -70,7 +72,7 @@ RECORDINGS = {
 }
 """What is recorded, by the name of its picture: docs/images/terminal-NAME.svg."""
 
-COLUMNS, LINES = 104, 36
+COLUMNS = 104
 FRAME = 0.1
 """Seconds: of what is shown within, the last is seen."""
 TYPING = 0.04
@@ -84,11 +86,11 @@ PATIENCE = 60.0
 class Terminal:
     """A Bash in a pseudo-terminal, and what its screen has shown."""
 
-    def __init__(self, folder: str, environment: dict[str, str]) -> None:
+    def __init__(self, folder: str, environment: dict[str, str], lines: int) -> None:
         options = ["--norc", "--noprofile"]
-        self._bash = pexpect.spawn("bash", options, cwd=folder, env=environment, dimensions=(LINES, COLUMNS), encoding="utf-8")
+        self._bash = pexpect.spawn("bash", options, cwd=folder, env=environment, dimensions=(lines, COLUMNS), encoding="utf-8")
         self._bash.delaybeforesend = None
-        self._screen = pyte.Screen(COLUMNS, LINES)
+        self._screen = pyte.Screen(COLUMNS, lines)
         self._stream = pyte.Stream(self._screen)
         self._now = self._still = 0.0
         self.shots = [shot(0.0, self._screen)]
@@ -145,6 +147,7 @@ def record(recording: Recording) -> str:
         for name, text in recording.files.items():
             Path(folder, name).write_text(text)
         environment = {
+            "COLORTERM": "truecolor",
             "HOME": home,
             "LC_ALL": "C.UTF-8",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -154,7 +157,7 @@ def record(recording: Recording) -> str:
         if recording.server:
             server = stack.enter_context(program("--store", "sqlite://", "--demo-duration", recording.server))
             environment |= {"YANDEXART_ENDPOINT": server.endpoint, "YC_FOLDER_ID": "b1g"}
-        terminal = stack.enter_context(closing(Terminal(folder, environment)))
+        terminal = stack.enter_context(closing(Terminal(folder, environment, recording.lines)))
         terminal.wait()
         for step in recording.steps:
             terminal.perform(step)

@@ -77,7 +77,7 @@ class Wire(grpc.aio.ServerInterceptor):
         self._ledger.count("reads", course.prompt if course else "")
         await _end(context, self._script.reads.next())
         if course is None:
-            return await door(message, context)  # type: ignore[no-any-return]  # which knows no such operation
+            return await door(message, self._seen(context))  # type: ignore[no-any-return]  # which knows no such operation
         preferences = [str(value) for name, value in context.invocation_metadata() if name == "prefer"]
         hold = 0.0 if self._script.is_yandex else preferred_wait(preferences)
         if hold:

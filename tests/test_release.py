@@ -109,7 +109,10 @@ class TestBuild:
         assert all(files[f"{folder}/licenses/{name}"] == (ROOT / name).read_bytes() for name in ("LICENSE", "THIRD_PARTY.md"))
         assert set(told.get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
         assert files[f"{folder}/METADATA"].decode().endswith((ROOT / "README.md").read_text())
-        assert files[f"{folder}/entry_points.txt"] == b"[console_scripts]\nyandexart = yandexart_grpc.cli:main\n"
+        entries = (
+            "[console_scripts]\nyandexart = yandexart_grpc.cli:main\n\n[pytest11]\nyandexart = yandexart_grpc.testing_fixtures\n"
+        )
+        assert files[f"{folder}/entry_points.txt"].decode() == entries
 
     def test_nothing_of_this_machine_is_in_it(self, built: tuple[Path, Path]) -> None:
         """No file of either names a registry's host, a user's folder, or where it was built."""

@@ -4,10 +4,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import nbclient
@@ -17,54 +16,12 @@ from grpc import StatusCode
 
 from tests.doors import PICTURE, Scripted, opened
 from tests.foreign import Foreign, alone, refused
+from tests.programs import TIME, ended, environment, line, running
 from yandexart_grpc.errors import ContentRefused
 from yandexart_grpc.server import Embedded
 from yandexart_grpc.server.backends.demo import REFUSAL
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TIME = 240
-"""Seconds that a busy machine is given for what takes one or two."""
-
-
-def environment(endpoint: str, **more: str | Path) -> dict[str, str]:
-    """What an example is told."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    told = {"PATH": path, "YANDEXART_ENDPOINT": endpoint, "YC_FOLDER_ID": "b1g", "YC_API_KEY": "AQVN"}
-    return os.environ | told | {name: str(value) for name, value in more.items()}
-
-
-@asynccontextmanager
-async def running(
-    endpoint: str, folder: Path, *command: str | Path, **more: str | Path
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A program that runs in that folder, with pipes to all it reads and writes. It is killed in the end, if need be."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=environment(endpoint, **more), stdin=pipe, stdout=pipe, stderr=pipe
-    )
-    try:
-        async with asyncio.timeout(TIME):
-            yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-async def line(stream: asyncio.StreamReader | None, ends: Callable[[str], Any]) -> str:
-    """The first line that is as wanted."""
-    assert stream
-    async for said in stream:
-        if ends(text := said.decode().rstrip("\n")):
-            return text
-    raise AssertionError("it ended before it said so")
-
-
-async def ended(process: asyncio.subprocess.Process, code: int = 0) -> str:
-    """What a program has still to say once it ends as it should, and nothing on standard error."""
-    said, wrong = await process.communicate()
-    assert (process.returncode, wrong.decode()) == (code, "")
-    return said.decode()
 
 
 def children(process: int) -> list[int]:
@@ -75,19 +32,6 @@ def children(process: int) -> list[int]:
 def pictures(folder: Path) -> list[bytes]:
     """What was written there."""
     return [path.read_bytes() for path in folder.glob("*.jpeg")]
-
-
-@pytest.fixture
-def foreign() -> Iterator[Callable[..., Foreign]]:
-    """Makes servers that are not ours, and closes them in the end."""
-    with ExitStack() as life:
-
-        def make(**script: Any) -> Foreign:
-            server = Foreign(image=PICTURE, **script)
-            life.callback(server.close)
-            return server
-
-        yield make
 
 
 @pytest.mark.parametrize("name", ["stubs_blocking.py", "stubs_asyncio.py"])
@@ -114,12 +58,12 @@ class TestStubs:
         assert wrong.decode().endswith(f"ended without an image: {REFUSAL}\n")
         assert pictures(tmp_path) == []
 
-    async def test_it_is_asked_until_it_is_done(self, name: str, tmp_path: Path, foreign: Callable[..., Foreign]) -> None:
+    async def test_it_is_asked_until_it_is_done(self, name: str, tmp_path: Path) -> None:
         """A server that holds no reads is asked again, also after a read that failed; the order is sent once."""
-        server = foreign(reads=[refused(StatusCode.UNAVAILABLE), alone])
         command = (sys.executable, "-W", "error", EXAMPLES / name, "a red cat", "cat.jpeg")
-        async with running(server.listen(), tmp_path, *command) as process:
-            await ended(process)
+        with closing(Foreign(image=PICTURE, reads=[refused(StatusCode.UNAVAILABLE), alone])) as server:
+            async with running(server.listen(), tmp_path, *command) as process:
+                await ended(process)
         assert (tmp_path / "cat.jpeg").read_bytes() == PICTURE
         assert (len(server.submits), len(server.reads)) == (1, 3)
 
@@ -174,11 +118,12 @@ class TestService:
             refused = await http.get(ordered.headers["location"])
             assert (refused.status_code, refused.json()["error"]) == (400, "ContentRefused")
 
-    async def test_a_quota_tells_when_to_come_back(self, tmp_path: Path, foreign: Callable[..., Foreign]) -> None:
+    async def test_a_quota_tells_when_to_come_back(self, tmp_path: Path) -> None:
         """What a quota refuses for longer than a request may take is 429, with the time after which it may be sent again."""
         full = refused(StatusCode.RESOURCE_EXHAUSTED, "quota limit exceed", (("grpc-retry-pushback-ms", "59500"),))
-        async with self.serving(foreign(generate=[full]).listen(), tmp_path) as (_, http):
-            answer = await http.post("/images", json={"prompt": "a red cat"})
+        with closing(Foreign(generate=[full])) as server:
+            async with self.serving(server.listen(), tmp_path) as (_, http):
+                answer = await http.post("/images", json={"prompt": "a red cat"})
         assert (answer.status_code, answer.headers["retry-after"], answer.json()["resend"]) == (429, "60", "safe")
 
     async def test_a_wrong_key_of_the_service_is_not_the_users(self, tmp_path: Path) -> None:
@@ -245,11 +190,11 @@ class TestTask:
         assert (tmp_path / "images" / f"{task}.jpeg").read_bytes() == PICTURE
         assert len(backend.asked) == 1
 
-    async def test_a_server_without_keys_is_not_used(self, tmp_path: Path, foreign: Callable[..., Foreign]) -> None:
+    async def test_a_server_without_keys_is_not_used(self, tmp_path: Path) -> None:
         """Where keys are not kept a task that is tried again would buy again, so nothing is ordered."""
-        server = foreign()
-        async with self.calling(server.listen(), tmp_path) as (worker, task):
-            failed = await line(worker.stderr, lambda said: f"[{task}] raised unexpected" in said)
+        with closing(Foreign()) as server:
+            async with self.calling(server.listen(), tmp_path) as (worker, task):
+                failed = await line(worker.stderr, lambda said: f"[{task}] raised unexpected" in said)
         assert "keeps no idempotency keys" in failed
         assert not server.submits
 

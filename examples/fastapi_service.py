@@ -8,7 +8,7 @@
 * An error has the HTTP status of the table of errors, and its body says what it means for the money.
 * At SIGTERM, uvicorn finishes the requests it has, and then the client is closed. What was ordered goes on.
 
-Whoever knows an id gets its image: put in front what tells your users apart.
+Whoever knows an id gets its image, and keys are those of all users: put in front what tells them apart.
 """
 
 import logging
@@ -75,7 +75,7 @@ app = FastAPI(title="Images", lifespan=lifespan)
 
 
 @app.post("/images", status_code=202)
-async def order(
+async def submit(
     order: Order, art: Client, response: Response, idempotency_key: Annotated[str | None, Header()] = None
 ) -> Ordered:
     """Order an image."""

@@ -28,7 +28,7 @@ OPERATIONS = ENDPOINT or "https://operation.api.cloud.yandex.net:443"
 FOLDER = os.environ["YC_FOLDER_ID"]
 AUTHORIZATION = ("authorization", f"Api-Key {os.environ['YC_API_KEY']}")
 HELD = ("prefer", "wait=30")
-"""A server that can answers when the image is ready, within 30 s; any other answers at once."""
+"""Ours answers when the image is ready, or after 30 s. A server that knows nothing of this answers at once."""
 LARGEST = ("grpc.max_receive_message_length", 32 * 2**20)
 """An image may have more than the 4 MiB that gRPC takes by itself."""
 PAUSE, LONGEST = 1.0, 300.0

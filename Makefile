@@ -11,7 +11,7 @@ UV := $(BIN)/uv
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto proto-check test-compat test-faults soak build test-wheel sbom recordings bench clean
+.PHONY: help demo test lint format proto proto-check test-compat test-faults soak build test-wheel sbom recordings bench plots clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -62,6 +62,9 @@ recordings: .venv/test ## record the terminal into docs/images
 
 bench: .venv-bench/done ## measure lag, reads, CPU, memory and start-up against raw stubs and the official clients (minutes)
 	@for name in $(BENCHMARKS); do .venv-bench/bin/python -m benchmarks.$$name || exit 1; done
+
+plots: .venv-bench/done ## draw docs/images from what `make bench` found
+	.venv-bench/bin/python -m benchmarks.plots
 
 clean: ## remove the environments and what was built
 	rm -rf .venv .venv-proto .venv-bench dist

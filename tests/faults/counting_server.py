@@ -102,6 +102,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--concurrency", type=int, default=argparse.SUPPRESS)
     parser.add_argument("--quota", default=argparse.SUPPRESS)
     parser.add_argument("--grace", type=float, default=argparse.SUPPRESS)
+    parser.add_argument("--allow-anonymous", action="store_true", default=argparse.SUPPRESS)
     settings: dict[str, Any] = vars(parser.parse_args(arguments))
     backend = CountingBackend(settings.pop("ledger"), charges=settings.pop("charges"), duration=settings.pop("duration"))
     asyncio.run(serve(ServerSettings(backend=backend, **settings), lambda server: print(server.endpoint, flush=True)))  # noqa: T201

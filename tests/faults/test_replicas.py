@@ -111,15 +111,8 @@ async def test_servers_may_die_at_any_instant(
     and no job is left.
     """
     ledger, url = tmp_path / "ledger", postgres.database()
-    options = [
-        "--duration",
-        "0.3",
-        "--concurrency",
-        "8",
-        "--quota",
-        f"minute={minute}",
-        "--charges" if charges else "--no-charges",
-    ]
+    options = ["--duration", "0.3", "--concurrency", "8", "--quota", f"minute={minute}"]
+    options += ["--charges" if charges else "--no-charges"]
     proxy, through = proxied(life, url)
     stores = [through, *[url] * (REPLICAS - 1)]
     replicas = [life.enter_context(ServerProcess(ledger, "--store", store, *options)) for store in stores]
@@ -132,9 +125,11 @@ async def test_servers_may_die_at_any_instant(
 
     over = asyncio.Event()
     breaking = asyncio.create_task(break_things(replicas, postgres, proxy, cut, pause, over))
-    await asyncio.gather(*(work(number) for number in range(CLIENTS * 4)))
-    over.set()
-    kills = await breaking
+    try:
+        await asyncio.gather(*(work(number) for number in range(CLIENTS * 4)))
+    finally:
+        over.set()
+        kills = await breaking
     ended = {prompt: operation for client in clients for prompt, operation in client.ended.items()}
     made = {prompt for prompt, operation in ended.items() if operation.HasField("response")}
     unknown = {prompt for prompt, operation in ended.items() if operation.error.code == StatusCode.ABORTED.value[0]}

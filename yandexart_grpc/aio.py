@@ -18,7 +18,7 @@ import grpc
 from yandexart_grpc import _history, auth, channel, directory, stubs
 from yandexart_grpc._drive import AsyncNaps, adrive
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Answer, Probe, Renewal, Result, Step, Talk, is_read
+from yandexart_grpc._step import Answer, Leave, Probe, Renewal, Result, Step, Talk, is_read
 from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._tasks import Tasks
 from yandexart_grpc._token import Tokens
@@ -284,6 +284,9 @@ class AsyncYandexArt:
         link, request, settings = self._open(), step.request, self._settings
         if isinstance(request, Renewal):
             return Answer(stubs.Operation(), token=await auth.afetch(request.source, link.exchange, step.timeout))
+        if isinstance(request, Leave):
+            await request.wait()
+            return Answer(stubs.Operation())
         method = link.probes[request.target] if isinstance(request, Probe) else link.methods[type(request)]
         client_request_id = str(uuid4())
         metadata = settings.metadata(step.hold, step.key, authorization=step.authorization, client_request_id=client_request_id)

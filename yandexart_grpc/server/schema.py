@@ -96,7 +96,7 @@ def _rank(connection: Connection) -> None:
         line.create(connection, checkfirst=True)
 
 
-_STEPS = (_METADATA.create_all, _rank)
+_STEPS = (_METADATA.create_all, _rank, allowance.READS.create)
 """What brings a store from one version of the schema to the next; a new one has version 0."""
 
 

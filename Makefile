@@ -11,7 +11,7 @@ UV := $(BIN)/uv
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto proto-check test-compat test-faults soak bench clean
+.PHONY: help demo test lint format proto proto-check test-compat test-faults soak bench docs clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -49,8 +49,11 @@ soak: .venv/test ## let both clients work through faults for ten minutes, and se
 bench: .venv-bench/done ## measure lag, reads, CPU, memory and start-up against raw stubs and the official clients (minutes)
 	@for name in $(BENCHMARKS); do .venv-bench/bin/python -m benchmarks.$$name || exit 1; done
 
-clean: ## remove the environments
-	rm -rf .venv .venv-proto .venv-bench
+docs: .venv-docs/done ## build the site of the documents into site/; fail where a link leads nowhere, or a page loads from elsewhere
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+clean: ## remove the environments, and the site
+	rm -rf .venv .venv-proto .venv-bench .venv-docs site
 
 $(UV):
 	$(PYTHON) -m venv .venv
@@ -59,6 +62,11 @@ $(UV):
 .venv-bench/done: pyproject.toml | $(UV)
 	$(UV) venv --quiet --clear .venv-bench
 	$(UV) pip install --quiet --python .venv-bench/bin/python --editable '.[postgres,server]' --group bench
+	touch $@
+
+.venv-docs/done: pyproject.toml | $(UV)
+	$(UV) venv --quiet --clear .venv-docs
+	$(UV) pip install --quiet --python .venv-docs/bin/python --group docs
 	touch $@
 
 .venv/demo: pyproject.toml | $(UV)

@@ -41,7 +41,9 @@ DATA: dict[str, Callable[[str], object]] = {
     "toml": tomllib.loads,
     "yaml": lambda text: list(yaml.safe_load_all(text)),
 }
-LANGUAGES = {*PROGRAMS, *DATA, "sql", "text"}
+ELSEWHERE = {"bash", "js"}
+"""What the page about other languages has. It needs tools that not every machine has, and tests of its own run it."""
+LANGUAGES = {*PROGRAMS, *DATA, *ELSEWHERE, "sql", "text"}
 
 FOREIGN = "ignore:Call to deprecated class RetryInterceptor:DeprecationWarning"
 """yandexcloud waits with a class that it has deprecated itself."""

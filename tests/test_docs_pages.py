@@ -12,7 +12,7 @@ import yaml
 from grpc import StatusCode
 
 import yandexart_grpc
-from tests.documents import DATA, DOCUMENTS, LANGUAGES, PAGES, ROOT, blocks_of, commands_in, parsed, prose
+from tests.documents import DATA, DOCUMENTS, ELSEWHERE, LANGUAGES, PAGES, ROOT, blocks_of, commands_in, parsed, prose
 from tests.foreign import Answer, Foreign, failed, refused
 from tests.images_upstream import REFUSAL
 from tests.postgres import Postgres
@@ -22,7 +22,9 @@ from yandexart_grpc.errors import TABLE
 from yandexart_grpc.server.store import open_store
 
 TEXTS = {
-    name: (ROOT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.md", "benchmarks/README.md", "tests/faults/README.md")
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for pattern in ("*.md", "docs/**/*.md", "[!.]*/README.md", "tests/*/README.md")
+    for path in sorted(ROOT.glob(pattern))
 }
 """The documents of the site."""
 BLOCKS = [block for name in DOCUMENTS for block in blocks_of(name)]
@@ -53,6 +55,7 @@ class TestForm:
     def test_each_block_is_in_a_language_that_is_tested(self) -> None:
         """No block escapes because nobody knows what it is, or where it ends."""
         assert [name for name, text in TEXTS.items() if "```" in prose(text)] == []
+        assert {block.document for block in BLOCKS if block.language in ELSEWHERE} <= {"docs/languages.md"}
         assert [f"{block.document}:{block.line}: {block.language!r}" for block in BLOCKS if block.language not in LANGUAGES] == []
 
     @pytest.mark.parametrize("name", TEXTS)
@@ -112,34 +115,20 @@ class TestForm:
         for text in (*texts, *(span for span in spans if span.startswith("yandexart serve "))):
             for words in commands_in(text):
                 parsed(words)
-        known = {option for _, command in commands(yandexart) for parameter in command.params for option in parameter.opts}
-        assert {re.split("[ =]", span)[0] for span in spans if span.startswith("--")} <= known | {"--help"}
+        told = {re.split("[ =]", span)[0] for span in spans if span.startswith("--")}
+        assert told - set(options_of(yandexart)) <= {"--help"}
 
 
-def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Every command below a group, under its whole name."""
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{path}{name} ")
-        else:
-            yield path + name, command
+def options_of(command: click.Command) -> Iterator[str]:
+    """Every option of a command and of those below it."""
+    for parameter in command.params:
+        yield from parameter.opts
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from options_of(below)
 
 
 class TestTables:
     """What the code knows as well."""
-
-    def test_every_command_and_option_is_documented(self) -> None:
-        """The table of the command line holds exactly the commands and options that there are."""
-        rows = re.findall(r"(?m)^\| `?([a-z]+(?: [a-z]+)?)[ A-Z]*`? \| (.+) \|$", TEXTS["docs/commands.md"])
-        documented = {command: set(re.findall(r"--[a-z-]+", options)) for command, options in rows if command != "command"}
-        shared = documented.pop("connections")
-        for command, cells in rows:
-            documented[command] = documented.get(command, set()) | (shared if "connections" in cells else set())
-        existing = {
-            name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
-            for name, command in commands(yandexart)
-        }
-        assert {name: documented.get(name) for name in existing} == existing
 
     def test_the_table_of_errors_is_the_table(self) -> None:
         """Each error stands there with its codes, HTTP statuses and exit code."""

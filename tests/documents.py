@@ -133,7 +133,7 @@ class World(NamedTuple):
     def run(self, example: Sequence[Block], folder: Path) -> None:
         """Run the blocks of an example one after the other, with a server that draws, and end what they started.
 
-        Raises `AssertionError` where one fails, and `OSError` where a picture that its code names is not there afterwards, or none.
+        Raises `AssertionError` where one fails, and `OSError` where a picture that its code names is not made.
         """
         with ExitStack() as stack:
             names = {r"b1g…": "b1g", r"AQVN…": KEY, r"t1\.…": "t1.token", r"images://": f"images+http://{self.images}"}

@@ -20,7 +20,7 @@ def test_every_example_runs(example: list[Block], world: World, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_from_nothing_to_a_picture(tmp_path: Path) -> None:
-    """In a fresh copy, the first command makes a picture; what the page installs, into an environment of its own, makes another."""
+    """In a fresh copy, the first command makes a picture; what the page installs, in a place of its own, another."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, tracked.split("\0")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

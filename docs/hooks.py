@@ -10,7 +10,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-SHOWN = ("*.md", "docs/*.css", "docs/images/*", "deploy/*", "proto/**/*.proto")
+SHOWN = ("*.md", "LICENSE", "docs/*.css", "docs/images/*", "deploy/*", "examples/*", "proto/**/*.proto")
 """What pages are made of, and what they link to."""
 
 

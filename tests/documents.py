@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import click
 import PIL.Image
+import pytest
 import trustme
 import yaml
 
@@ -49,8 +51,10 @@ FOREIGN = "ignore:Call to deprecated class RetryInterceptor:DeprecationWarning"
 """yandexcloud waits with a class that it has deprecated itself."""
 DURATION = "fixed:0.05"
 """How long a picture takes."""
-TIME = 120
+TIME = 300
 """Seconds that a block may take."""
+TOOLS = ("bash", "curl", "jq", "openssl")
+"""Programs that examples need, and that not every machine has."""
 FENCED = r"^(?P<indent> *)```(?P<language>.*)\n(?P<code>(?s:.*?))^(?P=indent)```$"
 STARTS = re.compile(r"^yandexart serve (?:[^\\\n]|\\\n)*&$", re.MULTILINE)
 GRPC, HTTP = r"(?:127\.0\.0\.1|localhost):50051", r"(?:127\.0\.0\.1|localhost):8080"
@@ -135,6 +139,9 @@ class World(NamedTuple):
 
         Raises `AssertionError` where one fails, and `OSError` where a picture that its code names is not made.
         """
+        words = {word for block in example for word in re.findall(r"\w+", block.code)} | {"bash"}
+        if missing := [tool for tool in TOOLS if tool in words and not shutil.which(tool)]:
+            pytest.skip(f"{', '.join(missing)}: not installed")
         with ExitStack() as stack:
             names = {r"b1g…": "b1g", r"AQVN…": KEY, r"t1\.…": "t1.token", r"images://": f"images+http://{self.images}"}
             names[r"--backend images"] = f"--backend images --upstream http://{self.images}"
@@ -187,8 +194,9 @@ def command(block: Block, code: str, folder: Path) -> list[str]:
     if not re.search(r"^(async )?def test_", code, re.MULTILINE):
         return [*python, "-c", code]
     (folder / "test_example.py").write_text(code)
-    plugins = ["-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function"]
-    return [sys.executable, "-m", "pytest", "-q", "-W", "error", *plugins, "test_example.py"]
+    spared = (f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "schemathesis", "xdist"))
+    loops = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where it is not said
+    return [sys.executable, "-m", "pytest", "-q", "-W", "error", *spared, "-o", loops, "test_example.py"]
 
 
 @contextmanager

@@ -53,6 +53,8 @@ DURATION = "fixed:0.05"
 """How long a picture takes."""
 TIME = 300
 """Seconds that a block may take."""
+STDOUT, STDERR = ".stdout", ".stderr"
+"""What a block says goes into files: what it leaves in the background would keep a pipe open."""
 TOOLS = ("bash", "curl", "jq", "openssl")
 """Programs that examples need, and that not every machine has."""
 FENCED = r"^(?P<indent> *)```(?P<language>.*)\n(?P<code>(?s:.*?))^(?P=indent)```$"
@@ -161,7 +163,7 @@ class World(NamedTuple):
                     code = re.sub(written, meant, code)
                 self._run(block, code, server.endpoint, folder, stack)
                 if block.starts:
-                    wait_for(grpc)
+                    wait_for(grpc, folder)
 
     def _run(self, block: Block, code: str, endpoint: str, folder: Path, stack: ExitStack) -> None:
         environment = os.environ | {
@@ -171,7 +173,7 @@ class World(NamedTuple):
             "YC_API_KEY": KEY,
             "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(self.authority),
         }
-        stdout, stderr = folder / ".stdout", folder / ".stderr"  # no pipes: what goes on in the background would keep them open
+        stdout, stderr = folder / STDOUT, folder / STDERR
         with stdout.open("w") as out, stderr.open("w") as err:
             process = subprocess.Popen(
                 command(block, code, folder), cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True
@@ -221,16 +223,12 @@ def reserved() -> Iterator[str]:
         yield "{}:{}".format(*holder.getsockname())
 
 
-def wait_for(address: str) -> None:
-    """Return when somebody listens there."""
-    host, _, port = address.partition(":")
+def wait_for(address: str, folder: Path) -> None:
+    """Return when a server has said that it can be reached there."""
     until = time.monotonic() + TIME
-    while True:
-        try:
-            return socket.create_connection((host, int(port))).close()
-        except ConnectionRefusedError:
-            assert time.monotonic() < until, f"nobody listens at {address}"
-            time.sleep(0.05)
+    while address.rpartition(":")[2] not in (folder / STDOUT).read_text():
+        assert time.monotonic() < until, f"nobody listens at {address}: {(folder / STDERR).read_text()}"
+        time.sleep(0.05)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

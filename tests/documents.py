@@ -114,7 +114,7 @@ def commands_in(text: str) -> Iterator[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         found = re.match(r"(?:\$ )?(?:[A-Z_]+=\S* )*(yandexart .+)", line)
         if found:
-            yield shlex.split(found[1].rstrip("& "), comments=True)[1:]
+            yield shlex.split(re.split(r" [|>&]", found[1])[0], comments=True)[1:]
 
 
 def parsed(words: Sequence[str]) -> dict[str, Any]:

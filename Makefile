@@ -49,7 +49,7 @@ soak: .venv/test ## let both clients work through faults for ten minutes, and se
 bench: .venv-bench/done ## measure lag, reads, CPU, memory and start-up against raw stubs and the official clients (minutes)
 	@for name in $(BENCHMARKS); do .venv-bench/bin/python -m benchmarks.$$name || exit 1; done
 
-docs: .venv-docs/done ## build the site of the documents into site/; fail where a link leads nowhere, or a page loads from elsewhere
+docs: .venv-docs/done ## build the pages as a site into site/, and fail where a link leads nowhere
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 clean: ## remove the environments, and the site

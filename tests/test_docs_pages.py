@@ -12,7 +12,7 @@ import yaml
 from grpc import StatusCode
 
 import yandexart_grpc
-from tests.documents import DATA, DOCUMENTS, ELSEWHERE, LANGUAGES, PAGES, ROOT, blocks_of, commands_in, parsed, prose
+from tests.documents import DATA, DOCUMENTS, ELSEWHERE, LANGUAGES, PAGES, PROGRAMS, ROOT, blocks_of, commands_in, parsed, prose
 from tests.foreign import Answer, Foreign, failed, refused
 from tests.images_upstream import REFUSAL
 from tests.postgres import Postgres
@@ -125,6 +125,16 @@ def options_of(command: click.Command) -> Iterator[str]:
         yield from parameter.opts
     for below in command.commands.values() if isinstance(command, click.Group) else ():
         yield from options_of(below)
+
+
+class TestExamples:
+    """What examples there are."""
+
+    @pytest.mark.parametrize("page", ["sync", "async", "commands", "batch", "live", "credentials", "money", "server", "doors"])
+    def test_a_need_has_an_example_that_is_read_at_a_glance(self, page: str) -> None:
+        """Each page about something to do begins with a program of at most fifteen lines."""
+        first = next(block for block in BLOCKS if block.document == f"docs/{page}.md" and block.language in PROGRAMS)
+        assert first.code.count("\n") <= 15
 
 
 class TestTables:

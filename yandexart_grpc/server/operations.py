@@ -8,12 +8,13 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from grpc import StatusCode
 
+from yandexart_grpc._otel import about, span, tell, traceparent
 from yandexart_grpc.errors import (
     InvalidRequest,
     NotFound,
@@ -21,9 +22,11 @@ from yandexart_grpc.errors import (
     QuotaExceeded,
     Unavailable,
     YandexArtError,
+    class_of,
     with_bill,
 )
 from yandexart_grpc.request import ImageRequest, problems_of_key
+from yandexart_grpc.server.allowance import Left
 from yandexart_grpc.server.answers import status, to_proto, to_status, unknown_outcome
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
@@ -120,12 +123,18 @@ class Operations:
         self._spawn(self._tidy())
 
     async def accept(
-        self, message: ImageGenerationRequest, *, key: str | None = None, caller: Caller = ANYBODY, authorization: str = ""
+        self,
+        message: ImageGenerationRequest,
+        *,
+        key: str | None = None,
+        caller: Caller = ANYBODY,
+        authorization: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> Operation:
         """Take a request, and return its operation once that is kept; the same key by the same caller is the same operation.
 
         `authorization` is what the caller sent under that name, for a backend that goes on in his name; a key of this server
-        goes no further.
+        goes no further. `headers` is all that he sent, which may tell of a trace.
 
         Raises `InvalidRequest` and `PermissionDenied` in the words of the real service (contract/service.md, "Errors seen");
         `InvalidRequest` as well when the key stands for another request, `QuotaExceeded` when too many wait, too many of the
@@ -144,8 +153,12 @@ class Operations:
         if found:
             raise InvalidRequest("; ".join(found))
         entry = Row(id=_new_id(), caller=caller.name, key=key, request=request, state=State.ACCEPTED, created=time.time())
-        # What has begun is brought to its end, whoever hangs up meanwhile.
-        return to_proto(await asyncio.shield(self._spawn(self._accept(entry, "" if caller.name else authorization))))
+        with span("accept", about(request.model_uri), kind="SERVER", headers=headers):
+            entry = replace(entry, trace=traceparent())
+            # What has begun is brought to its end, whoever hangs up meanwhile.
+            kept = await asyncio.shield(self._spawn(self._accept(entry, "" if caller.name else authorization)))
+            tell({"yandexart.operation.id": kept.id})
+        return to_proto(kept)
 
     def may_hold(self, caller: Caller) -> bool:
         """Whether there is a place for one more read of the caller to be held in."""
@@ -189,6 +202,10 @@ class Operations:
         It is too late when the operation is done, and when a backend that charges has been called: that picture is paid for.
         """
         return to_proto(await asyncio.shield(self._spawn(self._cancel(operation_id, caller))))
+
+    async def quotas_left(self) -> list[Left]:
+        """What is left of the quotas. Raises `Unavailable`."""
+        return await self._read(self._store.left())
 
     async def drain(self, grace: float) -> None:
         """Let the work that has begun go on for `grace` seconds, leave the rest to the next process, and hold nobody any more."""
@@ -279,7 +296,6 @@ class Operations:
             if kept is None or kept.id != entry.id:
                 self._unfinished.drop(entry.id)
         if kept.id == entry.id:
-            log.info("operation %s accepted", entry.id)
             self._audience.accepted(kept)
             if not self._workers.shared:  # it may be another machine's turn, and it is sent nowhere
                 self._authorizations[entry.id] = authorization
@@ -312,6 +328,11 @@ class Operations:
         self._workers.start(entry.id, lambda: self._run(entry), entry.rank)
 
     async def _run(self, entry: Row) -> None:
+        known = {**about(entry.request.model_uri), "yandexart.operation.id": entry.id}
+        with span("work", known, headers={"traceparent": entry.trace}):
+            await self._work_on(entry)
+
+    async def _work_on(self, entry: Row) -> None:
         work = _Work(self, entry)
         if self._quotas and self._backend.charges and not entry.upstream:
             try:
@@ -339,6 +360,8 @@ class Operations:
     async def _finish(self, entry: Row, outcome: ImageGenerationResponse | Status) -> None:
         """End the operation. What cannot be written down is handed out all the same, and written as soon as it can be."""
         done = _done(entry, outcome, self._keep)
+        if isinstance(outcome, Status):
+            tell({}, error=class_of(outcome).__name__)
         try:
             if not await self._store.advance(done, before=entry.state):
                 return
@@ -352,7 +375,6 @@ class Operations:
             self._tell(done)
 
     def _tell(self, done: Row) -> None:
-        log.info("operation %s done", done.id)
         self._audience.ended(done)
         self._authorizations.pop(done.id, None)
         self._unfinished.drop(done.id)

@@ -96,6 +96,8 @@ class ServerSettings:
     """How many accepted operations may wait for their turn; more are refused."""
     quota: str | None = None
     """How many pictures a folder may buy, of all servers on the store together: `minute=500,day=5000`."""
+    metrics: bool = False
+    """Serve figures for Prometheus at `/metrics` of the HTTP doors, to whoever may order."""
     grace: float = GRACE
     """Seconds that work in progress may take once the server is told to stop."""
 
@@ -114,6 +116,8 @@ class ServerSettings:
                 yield f"{name}: {getattr(self, name)!r} is neither {' nor '.join(map(repr, get_args(kind)))}"
         if self.requests_per_second is not None and not 0 < self.requests_per_second < math.inf:
             yield f"requests_per_second: {self.requests_per_second!r} is not a positive number"
+        if self.metrics and not self.http:
+            yield "metrics: they are served over HTTP; give http"
         if self.client_ca is not None and not self.tls_cert:
             yield "client_ca: without tls_cert there is no TLS, in which clients could show certificates"
         if self.key_file and self.allow_anonymous:

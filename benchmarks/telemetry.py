@@ -1,20 +1,30 @@
-"""What tracing adds to the CPU of an image: our client with the SDK of OpenTelemetry set up, against the same without it.
+"""What tracing adds to the CPU of an image: with the SDK of OpenTelemetry set up, against the same without it.
 
-The images are those of `overhead`, ready at once, so that there is nothing else to pay for: one `Generate` and one `Get`.
-Spans go through the SDK's batch processor, as in production, to an exporter that drops them: what sending costs depends on
-where to.
+The images are those of `overhead`, ready at once, so that there is nothing else to pay for: one `Generate` and one `Get`. In the
+case `both`, our server is in the same process and hands over a picture of a backend that has it at once: a client and its
+server, with all spans of both. Spans go through the SDK's batch processor, as in production, to an exporter that drops them:
+what sending costs depends on where to.
+
+One process does both, batch by batch: between two processes, where the images happen to lie in memory alone makes 8 %.
 """
 
+import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
-from benchmarks import overhead
-from benchmarks.measure import Contestant, Report, median, ratio, serving, take_turns
+from benchmarks.doors import Instant
+from benchmarks.measure import Contestant, Cost, Measured, Report, median, obey, ratio, serving
+from benchmarks.overhead import WARM_UP, ours_aio, ours_sync
+from yandexart_grpc.server import embedded
 
 OFF, ON = "tracing off", "tracing on"
+SMALL, LARGE = 10_000, 1_600_000
+BATCHES = {("sync", SMALL): 50, ("aio", SMALL): 50, ("sync", LARGE): 20, ("aio", LARGE): 20, ("both", LARGE): 10}
+"""How many images of each case make a batch."""
 TARGET = 1.05
-"""At the size of a real image; at 10 kB the ratio is told, and a span is what it is."""
-ROUNDS = 21
+"""For an image of the size that the service makes."""
+ROUNDS = 60
 
 
 def trace() -> None:
@@ -32,26 +42,54 @@ def trace() -> None:
     set_tracer_provider(provider)
 
 
-def contestant(kind: str, name: str, target: str) -> None:
-    """Do batches, as in `overhead`."""
-    if name == ON:
-        trace()
-    overhead.contestant(kind, overhead.OURS, target)
+def contestant(kind: str, target: str) -> None:
+    """Do batches, with the API in the table of modules or not: by that we know whether it is wanted."""
+    trace()
+    api = sys.modules["opentelemetry.trace"]
+    with ExitStack() as life, asyncio.Runner() as runner:
+        if kind == "both":
+            target = life.enter_context(embedded(Instant())).endpoint.removeprefix("http://")
+        make, amake = ours_sync(target), runner.run(ours_aio(target))
+
+        async def abatch(images: int) -> None:
+            for _ in range(images):
+                await amake()
+
+        def batch(images: int) -> None:
+            if kind == "aio":
+                runner.run(abatch(images))
+                return
+            for _ in range(images):
+                make()
+
+        def work(order: Measured) -> Measured:
+            sys.modules.pop("opentelemetry.trace", None)
+            if order["tracing"]:
+                sys.modules["opentelemetry.trace"] = api
+            with Cost() as cost:
+                batch(order["images"])
+            return {"cpu": cost.cpu / order["images"]}
+
+        for tracing in (True, False):
+            work({"tracing": tracing, "images": WARM_UP})
+        obey(work)
 
 
 def main() -> None:
     """Run it all."""
     with Report("telemetry", "telemetry: CPU per image with tracing on") as report:
-        for size, images in overhead.BATCHES.items():
-            with serving("--bytes", str(size)) as server:
-                for kind in ("sync", "aio"):
-                    contestants = {name: Contestant("benchmarks.telemetry", kind, name, server.target) for name in (OFF, ON)}
-                    samples = take_turns(contestants, ROUNDS, server.reset, images=images)
-                    case = f"{kind}, {size / 1e6:g} MB" if size >= 1e6 else f"{kind}, {size / 1e3:g} kB"
-                    report.row(case, OFF, {"CPU, µs": median(samples[OFF], "cpu") * 1e6})
-                    times = ratio(samples[ON], samples[OFF], "cpu")
-                    target = TARGET if size >= 1e6 else ""
-                    report.row(case, ON, {"CPU, µs": median(samples[ON], "cpu") * 1e6}, ratio=times, target=target)
+        for (kind, size), images in BATCHES.items():
+            samples: dict[str, list[Measured]] = {OFF: [], ON: []}
+            with serving("--bytes", str(size)) as server, Contestant("benchmarks.telemetry", kind, server.target) as process:
+                for number in range(ROUNDS):
+                    for name in (OFF, ON)[:: -1 if number % 2 else 1]:
+                        server.reset()
+                        samples[name].append(process.run(images=images, tracing=name == ON))
+            case = f"{kind}, {size / 1e6:g} MB" if size >= 1e6 else f"{kind}, {size / 1e3:g} kB"
+            report.row(case, OFF, {"CPU, µs": median(samples[OFF], "cpu") * 1e6})
+            times = ratio(samples[ON], samples[OFF], "cpu")
+            target = TARGET if size == LARGE else ""
+            report.row(case, ON, {"CPU, µs": median(samples[ON], "cpu") * 1e6}, ratio=times, target=target)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,6 @@ class TestClient:
         assert 0 <= found.pop("yandexart.lag") < 60
         assert found == {
             "gen_ai.operation.name": "generate_content",
-            "gen_ai.output.type": "image",
             "gen_ai.provider.name": "yandex",
             "gen_ai.request.model": "yandex-art/latest",
             "gen_ai.request.seed": 7,

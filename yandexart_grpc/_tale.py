@@ -15,7 +15,7 @@ from grpc import RpcError, StatusCode
 from opentelemetry import metrics, trace
 from opentelemetry.trace import SpanContext, SpanKind
 
-from yandexart_grpc._otel import BOUNDS, OPERATION, PROVIDER, READS, Attributes, about
+from yandexart_grpc._otel import BOUNDS, OPERATION, READS, Attributes, about
 from yandexart_grpc._pace import NOTED, Pace
 from yandexart_grpc._spans import TRACER, fail, headers_of
 from yandexart_grpc._step import Answer, Step, Steps
@@ -24,17 +24,8 @@ from yandexart_grpc._wait import finished
 from yandexart_grpc.errors import YandexArtError, class_of
 from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation
 
-_ORDER: Attributes = {
-    "gen_ai.output.type": "image",
-    "rpc.method": "yandex.cloud.ai.foundation_models.v1.image_generation.ImageGenerationAsyncService/Generate",
-    "rpc.system.name": "grpc",
-}
-_WAIT: Attributes = {
-    "gen_ai.operation.name": OPERATION,
-    "gen_ai.provider.name": PROVIDER,
-    "rpc.method": "yandex.cloud.operation.OperationService/Get",
-    "rpc.system.name": "grpc",
-}
+ORDERS = "yandex.cloud.ai.foundation_models.v1.image_generation.ImageGenerationAsyncService/Generate"
+WAITS = "yandex.cloud.operation.OperationService/Get"
 CAPTURES = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "").upper() in (
     "TRUE",
     "SPAN_ONLY",
@@ -87,14 +78,28 @@ def _remember(operation_id: str, ordered: _Ordered) -> None:
             del _ordered[next(iter(_ordered))]
 
 
+class _Kind(NamedTuple):
+    """What many images have in common."""
+
+    span: str
+    known: Attributes
+    """Attributes of the metrics."""
+    start: Attributes
+    """Attributes with which a span begins."""
+
+
 @lru_cache(1000)
-def _known(target: str, model_uri: str | None) -> dict[str, str | int]:
-    """The attributes of span and metrics that many images share."""
-    known: dict[str, str | int] = dict(about(model_uri or ""))
+def _kind(target: str, model_uri: str | None, method: str) -> _Kind:
+    """That of orders, or of waits, for a model; it is not known of an operation that was picked up by id."""
+    rpc = {"rpc.method": method, "rpc.system.name": "grpc"}
+    found = about(model_uri or "")
     if model_uri is None:
-        del known["gen_ai.request.model"]
+        del found["gen_ai.request.model"]
     host, _, port = target.rpartition("/")[2].rpartition(":")
-    return known | {"server.address": host.strip("[]"), "server.port": int(port)}
+    known: Attributes = {**found, "server.address": host.strip("[]"), "server.port": int(port)}
+    if method == ORDERS:
+        return _Kind(f"{OPERATION} {found['gen_ai.request.model']}", known, {**known, **rpc})
+    return _Kind("wait", known, {**found, **rpc})  # reads may go elsewhere than orders
 
 
 def tell(steps: Steps, pace: Pace, subject: ImageGenerationRequest | str, model: str | None) -> Steps:
@@ -144,19 +149,19 @@ class _Tale:
         """Attributes that are added at the end."""
         parent = None
         if isinstance(subject, str):
-            name, attributes = "wait", {**_WAIT, "yandexart.operation.id": subject}
-            self.known = _known(pace.target, model)
+            kind = _kind(pace.target, model, WAITS)
+            attributes = {**kind.start, "yandexart.operation.id": subject}
             if ordered := _ordered.get(subject):
                 parent = trace.set_span_in_context(trace.NonRecordingSpan(ordered.span))
                 self.born, self.sent = ordered.born, ordered.sent
         else:
-            self.known, self.born = _known(pace.target, subject.model_uri), pace.now()
-            name, attributes = f"{OPERATION} {self.known['gen_ai.request.model']}", {**self.known, **_ORDER}
-            if seed := subject.generation_options.seed:
-                attributes["gen_ai.request.seed"] = seed
+            self.born = pace.now()
+            kind = _kind(pace.target, subject.model_uri, ORDERS)
+            attributes = {**kind.start, "gen_ai.request.seed": subject.generation_options.seed}
             if CAPTURES:
                 attributes["gen_ai.input.messages"] = _messages(subject)
-        self.span = TRACER.start_span(name, parent, SpanKind.CLIENT, attributes)
+        self.known = kind.known
+        self.span = TRACER.start_span(kind.span, parent, SpanKind.CLIENT, attributes)
         self.headers = headers_of(trace.set_span_in_context(self.span))
         _IN_FLIGHT.add(1, self.known)
 

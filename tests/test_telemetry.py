@@ -369,6 +369,21 @@ print([name for name in sys.modules if name.startswith(("opentelemetry", "yandex
 """
         assert python(script).stdout == "[]\n"
 
+    def test_one_that_is_too_old_is_told_nothing(self) -> None:
+        """A program that has an old one for something else gets its image, and a word in its log."""
+        script = f"""
+import opentelemetry.trace, opentelemetry.version
+opentelemetry.version.__version__ = "1.29.9"
+import logging, sys
+logging.basicConfig()
+from yandexart_grpc import YandexArt
+with YandexArt(endpoint="demo://") as art:
+    art.generate({PROMPT!r})
+assert "yandexart_grpc._tale" not in sys.modules
+"""
+        done = python(script)
+        assert (done.returncode, done.stderr.count("OpenTelemetry 1.29.9 is told nothing: that takes 1.30 or newer")) == (0, 1)
+
 
 class TestNames:
     """What things are called."""

@@ -4,10 +4,17 @@ Nothing here loads it: whoever wants telemetry sets an SDK up, and that does. So
 table of modules, and what runs before the SDK is there goes on untold.
 """
 
+import logging
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
+log = logging.getLogger("yandexart_grpc")
+
+OLDEST = (1, 30)
+"""The oldest API that has everything that is used here."""
 Attributes = Mapping[str, str | bool | int | float]
 
 PROVIDER = "yandex"
@@ -24,8 +31,8 @@ _NOTHING = nullcontext()
 
 
 def is_loaded() -> bool:
-    """Whether the program has loaded the API."""
-    return "opentelemetry.trace" in sys.modules
+    """Whether the program has loaded the API, and it is not too old."""
+    return "opentelemetry.trace" in sys.modules and _is_new_enough()
 
 
 def span(
@@ -69,6 +76,16 @@ def traceparent() -> str:
     from yandexart_grpc._spans import traceparent_of
 
     return traceparent_of()
+
+
+@cache
+def _is_new_enough() -> bool:
+    from opentelemetry.version import __version__ as found
+
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) >= OLDEST:
+        return True
+    log.warning("OpenTelemetry %s is told nothing: that takes %d.%d or newer", found, *OLDEST)
+    return False
 
 
 def about(model_uri: str) -> dict[str, str]:

@@ -182,13 +182,14 @@ async def _workers(settings: ServerSettings) -> AsyncIterator[Workers]:
 
 def _meters(settings: ServerSettings, life: AsyncExitStack) -> "tuple[list[Meters], Callable[[], bytes] | None]":
     """What counts, and what makes the page of its figures where that was asked for. Whoever wants neither does not load it."""
-    if not is_loaded() and not settings.metrics:
+    is_wanted = is_loaded()  # the page loads it too
+    if not is_wanted and not settings.metrics:
         return [], None
     try:
         from yandexart_grpc.server import meters
     except ImportError as error:
         raise ConfigurationError(f"metrics: needs more packages: pip install 'yandexart-grpc[otel]' ({error})") from error
-    shared = [meters.shared()] if is_loaded() else []
+    shared = [meters.shared()] if is_wanted else []
     if not settings.metrics:
         return shared, None
     own, figures = life.enter_context(meters.page())

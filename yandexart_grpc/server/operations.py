@@ -330,23 +330,27 @@ class Operations:
     async def _run(self, entry: Row) -> None:
         known = {**about(entry.request.model_uri), "yandexart.operation.id": entry.id}
         with span("work", known, headers={"traceparent": entry.trace}):
-            await self._work_on(entry)
+            if isinstance(outcome := await self._work_on(entry), Status):
+                tell({}, error=class_of(outcome).__name__)
 
-    async def _work_on(self, entry: Row) -> None:
+    async def _work_on(self, entry: Row) -> ImageGenerationResponse | Status | None:
+        """What came of it; None where that is too late."""
         work = _Work(self, entry)
         if self._quotas and self._backend.charges and not entry.upstream:
             try:
                 await self._quotas.turn(entry.request.folder, entry.caller)
             except QuotaExceeded as error:
-                await self._finish(entry, with_bill(to_status(error), "no"))
-                return
+                refusal = with_bill(to_status(error), "no")
+                await self._finish(entry, refusal)
+                return refusal
         if not await work.began(charges=self._backend.charges):
-            return
+            return None
         self._audience.began(work.entry)
         start = time.monotonic()
         outcome = await self._outcome(work)
         self._usual += (time.monotonic() - start - self._usual) / 10
         await self._finish(work.entry, outcome)
+        return outcome
 
     async def _outcome(self, work: "_Work") -> ImageGenerationResponse | Status:
         try:
@@ -360,8 +364,6 @@ class Operations:
     async def _finish(self, entry: Row, outcome: ImageGenerationResponse | Status) -> None:
         """End the operation. What cannot be written down is handed out all the same, and written as soon as it can be."""
         done = _done(entry, outcome, self._keep)
-        if isinstance(outcome, Status):
-            tell({}, error=class_of(outcome).__name__)
         try:
             if not await self._store.advance(done, before=entry.state):
                 return

@@ -26,6 +26,7 @@ from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Op
 
 ORDERS = "yandex.cloud.ai.foundation_models.v1.image_generation.ImageGenerationAsyncService/Generate"
 WAITS = "yandex.cloud.operation.OperationService/Get"
+"""The methods that order, and that read."""
 CAPTURES = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "").upper() in (
     "TRUE",
     "SPAN_ONLY",

@@ -5,7 +5,7 @@ It goes to the SDK that the operator has set up, and with `--metrics` to a page 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 
 from opentelemetry import metrics
@@ -71,16 +71,17 @@ class Meters(Observer):
         try:
             yield
         finally:
-            del self._servers[workers]
             if looking:
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)
+            del self._servers[workers]
 
     def ended(self, row: Row) -> None:
-        known: dict[str, str] = about(row.request.model_uri)
+        known = about(row.request.model_uri)
         error = class_of(row.outcome).__name__ if isinstance(row.outcome, Status) else None
         self._outcomes.add(1, known | {"yandexart.outcome": error or "image"})
-        self._duration.record((row.ended or row.created) - row.created, known | ({"error.type": error} if error else {}))
+        took = max(0.0, (row.ended or row.created) - row.created)  # another machine may have accepted it
+        self._duration.record(took, known | ({"error.type": error} if error else {}))
 
     def handed(self, row: Row, lag: float, reads: int) -> None:
         known = about(row.request.model_uri)
@@ -121,6 +122,7 @@ def page() -> Iterator[tuple[Meters, Callable[[], bytes]]]:
         needed = "pip install opentelemetry-exporter-prometheus"
         raise ConfigurationError(f"metrics: needs more packages: {needed} ({error})") from error
     provider = MeterProvider([PrometheusMetricReader()])
-    with ExitStack() as life:
-        life.callback(provider.shutdown)
+    try:
         yield Meters(provider.get_meter("yandexart_grpc", __version__)), lambda: generate_latest(REGISTRY)
+    finally:
+        provider.shutdown()

@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PROMPT ?= a red cat
 export OUT ?= demo.jpeg
 
-BENCHMARKS := overhead startup memory lag_simulated lag_live lag_held scale server doors replicas fleet
+BENCHMARKS := overhead startup memory lag_simulated lag_live lag_held scale server doors replicas fleet telemetry
 BIN := .venv/bin
 UV := $(BIN)/uv
 # Trust the certificates this machine trusts, as pip does.

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,9 +18,10 @@ class Started(NamedTuple):
 
 
 @contextmanager
-def program(*options: str | Path, listen: str = "127.0.0.1:0") -> Iterator[Started]:
+def program(*options: str | Path, listen: str = "127.0.0.1:0", stderr: IO[str] | None = None) -> Iterator[Started]:
     """`yandexart serve` with these options."""
-    with _started(Path(sys.executable).with_name("yandexart"), "serve", "--listen", listen, *options) as started:
+    command = [Path(sys.executable).with_name("yandexart"), "serve", "--listen", listen, *options]
+    with _started(*command, stderr=stderr) as started:
         yield started
 
 
@@ -32,9 +33,9 @@ def module(name: str, *options: str | Path) -> Iterator[Started]:
 
 
 @contextmanager
-def _started(*command: str | Path) -> Iterator[Started]:
+def _started(*command: str | Path, stderr: IO[str] | None = None) -> Iterator[Started]:
     """Start it, wait for the line that it prints once it can be reached and that ends with its address; kill it in the end."""
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         try:
             assert process.stdout
             said = process.stdout.readline()

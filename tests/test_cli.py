@@ -572,7 +572,7 @@ class TestServe:
         process.terminate()
         code, _, err = end(process)
         assert code == 0
-        assert f"INFO yandexart_grpc.server: operation {made['operation_id']} done" in err
+        assert f"INFO yandexart_grpc.server.operations: operation {made['operation_id']} done" in err
         assert "secret" not in err
 
     @pytest.mark.parametrize(
@@ -605,7 +605,7 @@ class TestServe:
         The command alone keeps its operations in a file.
         """
         options = yandexart.commands["serve"].make_context("serve", []).params
-        del options["verbose"]
+        del options["verbose"], options["log_format"]
         defaults = {field.name: field.default for field in dataclasses.fields(ServerSettings)}
         assert options.pop("store") == f"sqlite:///{tmp_path}/yandexart/yandexart.db"
         assert defaults.pop("store") == "sqlite://"

@@ -17,7 +17,7 @@ from yandexart_grpc import AsyncOperation, AsyncYandexArt, Operation, YandexArt,
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "yandexart_grpc"
 
-CORE = ("_budget", "_crowd", "_drive", "_history", "_pace", "_plan", "_step", "_submit", "_tasks", "_token", "_wait")
+CORE = ("_budget", "_crowd", "_drive", "_history", "_pace", "_plan", "_step", "_submit", "_tasks", "_token", "_told", "_wait")
 SHELL = (
     *("_version", "address", "auth", "channel", "directory", "errors", "image", "meaning", "operation", "request", "settings"),
     "stubs",
@@ -42,6 +42,10 @@ MAY_IMPORT = {
     "_pace": ("_budget", "_plan", "errors", "settings"),
     "_submit": ("_pace", "_plan", "_step", "errors", "stubs"),
     "_wait": ("_pace", "_plan", "_step", "_submit", "errors", "stubs"),
+    "_otel": ("_spans",),
+    "_spans": ("_otel", "_version"),
+    "_told": ("_otel", "_pace", "_step", "_submit", "_tale", "_wait", "stubs"),
+    "_tale": ("_otel", "_pace", "_spans", "_step", "_version", "_wait", "errors", "stubs"),
     "_drive": ("_step", "errors"),
     "_crowd": ("_drive", "_step", "errors", "stubs"),
     "_tasks": (),
@@ -49,23 +53,31 @@ MAY_IMPORT = {
     "client": (*CORE, *SHELL),
     "aio": (*CORE, *SHELL),
     "__init__": ("client", "aio", *SHELL),
-    "server": ("server", "address", "auth", "stubs", "errors", "request", "image"),
+    "server": ("server", "_otel", "_version", "address", "auth", "stubs", "errors", "request", "image"),
     "server/doors": (
         *("server/doors", "server/operations", "server/answers", "server/callers"),
         *("_version", "stubs", "errors", "request", "image"),
     ),
     "server/operations": (
         *(
+            "server/allowance",
             "server/answers",
             "server/store",
             "server/workers",
             "server/quotas",
             "server/bells",
             "server/callers",
+            "server/events",
             "server/limits",
             "server/backends/base",
         ),
-        *("stubs", "errors", "request"),
+        *("_otel", "stubs", "errors", "request"),
+    ),
+    "server/events": ("server/store",),
+    "server/journal": ("server/events", "server/store", "errors", "stubs"),
+    "server/meters": (
+        *("server/allowance", "server/events", "server/operations", "server/store", "server/workers"),
+        *("_otel", "_version", "errors", "stubs"),
     ),
     "server/answers": ("server/store", "stubs", "errors"),
     "server/callers": ("server/limits", "errors"),
@@ -73,7 +85,7 @@ MAY_IMPORT = {
     "server/schema": ("server/allowance", "stubs", "errors", "request"),
     "server/store": (
         *("server/schema", "server/allowance", "server/commits", "server/sqlite", "server/postgres"),
-        *("address", "stubs", "errors", "request"),
+        *("_otel", "address", "stubs", "errors", "request"),
     ),
     "server/allowance": (),
     "server/quotas": ("server/store", "server/allowance", "errors"),
@@ -83,7 +95,7 @@ MAY_IMPORT = {
     "server/workers": (),
     "server/jobs": ("server/postgres", "server/workers"),
     "server/bells": (),
-    "server/backends": ("server/backends", "stubs", "errors", "meaning", "request", "image"),
+    "server/backends": ("server/backends", "_otel", "stubs", "errors", "meaning", "request", "image"),
     "batch": ("batch", *CORE, "client", "errors", "image", "request", "settings", "stubs"),
     "batch/rows": ("errors", "request"),
     "batch/folder": ("batch/rows", "errors", "image"),

@@ -47,6 +47,8 @@ class Step(NamedTuple):
     """The idempotency key of an order."""
     authorization: Header | None = None
     """What authorises the call, where that is a token that is renewed."""
+    context: tuple[tuple[str, str], ...] = ()
+    """The headers that carry a trace on."""
 
 
 def is_read(step: Step) -> bool:

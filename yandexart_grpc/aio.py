@@ -19,10 +19,10 @@ from yandexart_grpc import _history, auth, channel, directory, stubs
 from yandexart_grpc._drive import AsyncNaps, adrive
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Answer, Leave, Probe, Renewal, Result, Step, Talk, is_read
-from yandexart_grpc._submit import connect, submit
+from yandexart_grpc._submit import connect
 from yandexart_grpc._tasks import Tasks
 from yandexart_grpc._token import Tokens
-from yandexart_grpc._wait import order
+from yandexart_grpc._told import order, submit
 from yandexart_grpc.address import Endpoint
 from yandexart_grpc.auth import Credentials
 from yandexart_grpc.errors import ConfigurationError, YandexArtError, keyed, sent_as
@@ -289,7 +289,9 @@ class AsyncYandexArt:
             return Answer(stubs.Operation())
         method = link.probes[request.target] if isinstance(request, Probe) else link.methods[type(request)]
         client_request_id = str(uuid4())
-        metadata = settings.metadata(step.hold, step.key, authorization=step.authorization, client_request_id=client_request_id)
+        metadata = settings.metadata(
+            step.hold, step.key, authorization=step.authorization, client_request_id=client_request_id, context=step.context
+        )
         call = method(request, timeout=step.timeout, metadata=metadata, wait_for_ready=step.reconnect)
         operation = await self._made(call, client_request_id)
         if is_read(step) and step.hold is None:  # nothing is announced then

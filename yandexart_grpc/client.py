@@ -19,9 +19,9 @@ from yandexart_grpc._crowd import Crowd
 from yandexart_grpc._drive import Naps, drive
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Answer, Probe, Renewal, Result, Step, Talk, is_read
-from yandexart_grpc._submit import connect, submit
+from yandexart_grpc._submit import connect
 from yandexart_grpc._token import Tokens
-from yandexart_grpc._wait import order
+from yandexart_grpc._told import order, submit
 from yandexart_grpc.address import Endpoint
 from yandexart_grpc.auth import Credentials
 from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError, keyed, sent_as
@@ -398,7 +398,9 @@ class YandexArt:
         self._require_usable()
         request, settings = step.request, self._settings
         method = self._probes[request.target] if isinstance(request, Probe) else self._methods[type(request)]
-        metadata = settings.metadata(step.hold, step.key, authorization=step.authorization, client_request_id=client_request_id)
+        metadata = settings.metadata(
+            step.hold, step.key, authorization=step.authorization, client_request_id=client_request_id, context=step.context
+        )
         return method, {"timeout": step.timeout, "metadata": metadata, "wait_for_ready": step.reconnect}
 
     def _require_usable(self) -> None:

@@ -300,7 +300,7 @@ def from_operation(operation: Operation) -> YandexArtError:
     """The error to raise for an operation whose `result` is `error`."""
     status = operation.error
     code = code_of(status.code)
-    kind = ContentRefused if _is_refusal(code, status.message) else ENDINGS.get(code, OperationFailed)
+    kind = class_of(status)
     text = f"operation {operation.id} failed: {code.name}: {status.message}"
     meant = meaning(code, status.message)
     return kind(
@@ -310,6 +310,12 @@ def from_operation(operation: Operation) -> YandexArtError:
         operation_id=operation.id,
         billed=_bill(status, code),
     )
+
+
+def class_of(status: Status) -> type[YandexArtError]:
+    """The class of the error to raise for an operation that ended with that status."""
+    code = code_of(status.code)
+    return ContentRefused if _is_refusal(code, status.message) else ENDINGS.get(code, OperationFailed)
 
 
 DOMAIN = "yandexart-grpc"

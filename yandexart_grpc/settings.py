@@ -170,16 +170,17 @@ class Settings:
         *,
         authorization: str | None = None,
         client_request_id: str | None = None,
+        context: tuple[tuple[str, str], ...] = (),
     ) -> tuple[tuple[str, str], ...]:
         """What a call carries; `hold` asks the server to hold its answer for so many seconds (RFC 7240), and `key` makes an
-        order one with those that carry the same. `authorization` is a token that holds now, and `client_request_id` what the
-        call can be asked for by.
+        order one with those that carry the same. `authorization` is a token that holds now, `client_request_id` what the call
+        can be asked for by, and `context` what carries a trace on.
         """
-        known: tuple[tuple[str, str], ...] = ()
+        known = context
         if authorization is not None:
-            known = (("authorization", authorization),)
+            known = (*known, ("authorization", authorization))
         elif self.credential is not None:
-            known = (("authorization", self.credential.authorization),)
+            known = (*known, ("authorization", self.credential.authorization))
         if client_request_id is not None:
             known = (*known, ("x-client-request-id", client_request_id))
         if self.data_logging is False:

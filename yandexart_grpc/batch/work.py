@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from yandexart_grpc._step import Answer, Step, Steps, Talk, relayed
 from yandexart_grpc._submit import submit
+from yandexart_grpc._told import told
 from yandexart_grpc._wait import finished, watch
 from yandexart_grpc.batch.folder import FolderError, file_name, save
 from yandexart_grpc.batch.ledger import Books, Record, State
@@ -176,13 +177,13 @@ class Work:
         self._at[row.key] = record
         deadline = self._art._deadline(self._timeout)
         if record.operation_id and record.state is State.SUBMITTED:
-            return watch(record.operation_id, self._pace, deadline)
-        return self._order(row, deadline)
+            return told(watch(record.operation_id, self._pace, deadline), self._pace, record.operation_id)
+        request = row.request.to_proto()
+        return told(self._order(row, request, deadline), self._pace, request)
 
-    def _order(self, row: Row, deadline: float) -> Steps:
+    def _order(self, row: Row, request: ImageGenerationRequest, deadline: float) -> Steps:
         """Submit, then watch; the ledger is told before the order is sent, and as soon as its operation has an id."""
         key = f"{self._ledger.batch_id}-{row.key[:32]}-{self._at[row.key].attempt}"
-        request = row.request.to_proto()
         operation = yield from _announced(submit(request, self._pace, deadline, key), partial(self._submitting, row))
         self._submitted(row, operation)
         if finished(operation):

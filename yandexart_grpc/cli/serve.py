@@ -1,7 +1,6 @@
 """`yandexart serve`: the server in the foreground."""
 
 import asyncio
-import logging
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import click
 import platformdirs
 
 from yandexart_grpc import ConfigurationError
+from yandexart_grpc.cli import logs
 from yandexart_grpc.cli.output import echo, reporting
 
 if TYPE_CHECKING:
@@ -128,8 +128,16 @@ def default_store() -> str:
 @click.option(
     "--grace", type=span, default="25s", show_default=True, metavar="SPAN", help="What work in progress gets at the end."
 )
+@click.option("--metrics", is_flag=True, help="Serve figures for Prometheus at /metrics of the --http address.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How logs are written. JSON has the life of each operation, a line for each state.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log the life of each operation, not only what goes wrong.")
-def serve(verbose: bool, **settings: Any) -> None:
+def serve(verbose: bool, log_format: str, **settings: Any) -> None:
     """Serve images to clients until SIGTERM or Ctrl-C.
 
     What was accepted is kept in the store, and taken up again by the next server on the same store. Spans are seconds, or a
@@ -137,8 +145,7 @@ def serve(verbose: bool, **settings: Any) -> None:
 
     Prints one line to stdout once it can be reached, which ends with its address, and one more with --http; logs go to stderr.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("yandexart_grpc").setLevel(logging.INFO if verbose else logging.WARNING)
+    logs.set_up(log_format, verbose=verbose)
     with reporting(as_json=False):
         try:
             from yandexart_grpc import server  # a room of its own, entered only here

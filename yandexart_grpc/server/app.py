@@ -6,18 +6,20 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import grpc
 
+from yandexart_grpc._otel import is_loaded
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.allowance import Quota
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.callers import Callers
 from yandexart_grpc.server.doors.grpc import announce, make_server, open_clinic, open_door
 from yandexart_grpc.server.doors.promises import scope_of
+from yandexart_grpc.server.journal import Journal
 from yandexart_grpc.server.limits import Limits
 from yandexart_grpc.server.listening import address_of, bind, bound_at, certificate, free, reachable
 from yandexart_grpc.server.operations import Operations
@@ -29,6 +31,7 @@ from yandexart_grpc.server.workers import TaskWorkers, Workers
 
 if TYPE_CHECKING:
     from yandexart_grpc.server.doors.listener import Listener
+    from yandexart_grpc.server.meters import Meters
 
 log = logging.getLogger("yandexart_grpc.server")
 
@@ -130,7 +133,8 @@ async def serving(
         raise ConfigurationError("; ".join(found))
     callers = callers or _callers(settings)
     limits = Limits(**{one.name: getattr(settings, one.name) for one in fields(Limits)})
-    async with open_store(settings.store) as store, _workers(settings) as workers:
+    async with open_store(settings.store) as store, _workers(settings) as workers, AsyncExitStack() as life:
+        meters, figures = _meters(settings, life)
         operations = Operations(
             store,
             workers,
@@ -140,10 +144,13 @@ async def serving(
             unknown=settings.unknown,
             limits=limits,
             quotas=Quotas(store, Quota.parse(settings.quota)) if settings.quota else None,
+            observers=[Journal(), *meters],
         )
+        for one in meters:
+            await life.enter_async_context(one.watching(operations, workers, quotas=bool(settings.quota)))
         scheme, credentials = ("https", certificate(settings)) if settings.tls_cert or settings.tls_key else ("http", None)
         host = free(settings)
-        listeners = dict([_listener(settings.http, operations, callers, settings)] if settings.http else ())
+        listeners = dict([_listener(settings.http, operations, callers, settings, figures)] if settings.http else ())
         # A server that is never started must not be made at all: when it goes, gRPC logs the very object that goes.
         server = make_server(settings.max_request_bytes, interceptors)
         address = f"{reachable(host)}:{bind(server, settings.listen, credentials)}"
@@ -178,7 +185,25 @@ async def _workers(settings: ServerSettings) -> AsyncIterator[Workers]:
         yield TaskWorkers(settings.concurrency)
 
 
-def _listener(where: str, operations: Operations, callers: Callers, settings: ServerSettings) -> "tuple[str, Listener]":
+def _meters(settings: ServerSettings, life: AsyncExitStack) -> "tuple[list[Meters], Callable[[], bytes] | None]":
+    """What counts, and what makes the page of its figures where that was asked for. Whoever wants neither does not load it."""
+    is_wanted = is_loaded()  # the page loads it too
+    if not is_wanted and not settings.metrics:
+        return [], None
+    try:
+        from yandexart_grpc.server import meters
+    except ImportError as error:
+        raise ConfigurationError(f"metrics: needs more packages: pip install 'yandexart-grpc[otel]' ({error})") from error
+    shared = [meters.shared()] if is_wanted else []
+    if not settings.metrics:
+        return shared, None
+    own, figures = life.enter_context(meters.page())
+    return [*shared, own], figures
+
+
+def _listener(
+    where: str, operations: Operations, callers: Callers, settings: ServerSettings, figures: Callable[[], bytes] | None
+) -> "tuple[str, Listener]":
     """The doors over HTTP at an address. What they need is loaded only for whoever opens them."""
     from yandexart_grpc.server.doors.listener import Listener
     from yandexart_grpc.server.doors.site import site
@@ -186,7 +211,7 @@ def _listener(where: str, operations: Operations, callers: Callers, settings: Se
     host, port = address_of("http", where, settings)
     bound = bound_at("http", host, port, settings)
     listener = Listener(
-        site(operations, callers),
+        site(operations, callers, figures),
         bound,
         headers=[scope_of(operations)],
         tls_cert=settings.tls_cert,

@@ -63,6 +63,11 @@ class JobWorkers:
         """How many jobs had not begun, on all machines, when they were counted last."""
         return self._waiting
 
+    @property
+    def running(self) -> int:
+        """How many jobs are done here now."""
+        return len(self._running)
+
     def open(self, run: Callable[[str], Awaitable[None]]) -> None:
         """Begin to work: `run` is called with the id of each operation whose turn it is."""
 

@@ -8,12 +8,13 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from grpc import StatusCode
 
+from yandexart_grpc._otel import about, span, tell, traceparent
 from yandexart_grpc.errors import (
     InvalidRequest,
     NotFound,
@@ -21,13 +22,16 @@ from yandexart_grpc.errors import (
     QuotaExceeded,
     Unavailable,
     YandexArtError,
+    class_of,
     with_bill,
 )
 from yandexart_grpc.request import ImageRequest, problems_of_key
+from yandexart_grpc.server.allowance import Left
 from yandexart_grpc.server.answers import status, to_proto, to_status, unknown_outcome
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.callers import ANYBODY, Caller
+from yandexart_grpc.server.events import Audience, Observer
 from yandexart_grpc.server.limits import Limits, Owned, Seats
 from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
@@ -69,8 +73,9 @@ class Operations:
         unknown: Unknown = "fail",
         limits: Limits = Limits(),  # noqa: B008  # it cannot change
         quotas: Quotas | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
-        """A finished operation is kept for `keep` seconds; at most `queue` wait for their turn."""
+        """A finished operation is kept for `keep` seconds; at most `queue` wait for their turn. `observers` hear of all of it."""
         self._quotas = quotas
         self._store = store
         self._workers = workers
@@ -79,6 +84,7 @@ class Operations:
         self._queue = queue
         self._unknown = unknown
         self._limits = limits
+        self._audience = Audience(observers)
         self._seats = Seats(limits.held_reads, limits.held_reads_per_caller)
         self._unfinished = Owned()
         """The operations in flight, by caller."""
@@ -117,12 +123,18 @@ class Operations:
         self._spawn(self._tidy())
 
     async def accept(
-        self, message: ImageGenerationRequest, *, key: str | None = None, caller: Caller = ANYBODY, authorization: str = ""
+        self,
+        message: ImageGenerationRequest,
+        *,
+        key: str | None = None,
+        caller: Caller = ANYBODY,
+        authorization: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> Operation:
         """Take a request, and return its operation once that is kept; the same key by the same caller is the same operation.
 
         `authorization` is what the caller sent under that name, for a backend that goes on in his name; a key of this server
-        goes no further.
+        goes no further. `headers` is all that he sent, which may tell of a trace.
 
         Raises `InvalidRequest` and `PermissionDenied` in the words of the real service (contract/service.md, "Errors seen");
         `InvalidRequest` as well when the key stands for another request, `QuotaExceeded` when too many wait, too many of the
@@ -141,8 +153,12 @@ class Operations:
         if found:
             raise InvalidRequest("; ".join(found))
         entry = Row(id=_new_id(), caller=caller.name, key=key, request=request, state=State.ACCEPTED, created=time.time())
-        # What has begun is brought to its end, whoever hangs up meanwhile.
-        return to_proto(await asyncio.shield(self._spawn(self._accept(entry, "" if caller.name else authorization))))
+        with span("accept", about(request.model_uri), kind="SERVER", headers=headers):
+            entry = replace(entry, trace=traceparent())
+            # What has begun is brought to its end, whoever hangs up meanwhile.
+            kept = await asyncio.shield(self._spawn(self._accept(entry, "" if caller.name else authorization)))
+            tell({"yandexart.operation.id": kept.id})
+        return to_proto(kept)
 
     def may_hold(self, caller: Caller) -> bool:
         """Whether there is a place for one more read of the caller to be held in."""
@@ -153,10 +169,14 @@ class Operations:
 
         Raises `NotFound`, also when the operation is that of another caller.
         """
-        if hold <= 0 or not self.may_hold(caller):
-            return to_proto(await self._get(operation_id, caller))
-        with self._seats.taken(caller.name):
-            return to_proto(await self._held(operation_id, caller, time.monotonic() + hold))
+        held = hold > 0 and self.may_hold(caller)
+        if held:
+            with self._seats.taken(caller.name):
+                entry = await self._held(operation_id, caller, time.monotonic() + hold)
+        else:
+            entry = await self._get(operation_id, caller)
+        self._audience.answered(entry, held=held)
+        return to_proto(entry)
 
     async def follow(self, operation_id: str, *, caller: Caller = ANYBODY) -> AsyncIterator[bytes | Operation]:
         """The sketches of the picture as they are made, the newest where some are missed, and then the finished operation.
@@ -171,6 +191,7 @@ class Operations:
                 sketch = await bell.wait(LONGEST_LOOK)
             if sketch is not None:
                 yield sketch
+        self._audience.answered(entry, held=True)
         yield to_proto(entry)
 
     async def cancel(self, operation_id: str, *, caller: Caller = ANYBODY) -> Operation:
@@ -181,6 +202,10 @@ class Operations:
         It is too late when the operation is done, and when a backend that charges has been called: that picture is paid for.
         """
         return to_proto(await asyncio.shield(self._spawn(self._cancel(operation_id, caller))))
+
+    async def quotas_left(self) -> list[Left]:
+        """What is left of the quotas. Raises `Unavailable`."""
+        return await self._read(self._store.left())
 
     async def drain(self, grace: float) -> None:
         """Let the work that has begun go on for `grace` seconds, leave the rest to the next process, and hold nobody any more."""
@@ -271,7 +296,7 @@ class Operations:
             if kept is None or kept.id != entry.id:
                 self._unfinished.drop(entry.id)
         if kept.id == entry.id:
-            log.info("operation %s accepted", entry.id)
+            self._audience.accepted(kept)
             if not self._workers.shared:  # it may be another machine's turn, and it is sent nowhere
                 self._authorizations[entry.id] = authorization
             self._begin(kept)
@@ -303,19 +328,29 @@ class Operations:
         self._workers.start(entry.id, lambda: self._run(entry), entry.rank)
 
     async def _run(self, entry: Row) -> None:
+        known = {**about(entry.request.model_uri), "yandexart.operation.id": entry.id}
+        with span("work", known, headers={"traceparent": entry.trace}):
+            if isinstance(outcome := await self._work_on(entry), Status):
+                tell({}, error=class_of(outcome).__name__)
+
+    async def _work_on(self, entry: Row) -> ImageGenerationResponse | Status | None:
+        """What came of it; None where that is too late."""
         work = _Work(self, entry)
         if self._quotas and self._backend.charges and not entry.upstream:
             try:
                 await self._quotas.buy(entry.request.folder, entry.caller)
             except QuotaExceeded as error:
-                await self._finish(entry, with_bill(to_status(error), "no"))
-                return
+                refusal = with_bill(to_status(error), "no")
+                await self._finish(entry, refusal)
+                return refusal
         if not await work.began(charges=self._backend.charges):
-            return
+            return None
+        self._audience.began(work.entry)
         start = time.monotonic()
         outcome = await self._outcome(work)
         self._usual += (time.monotonic() - start - self._usual) / 10
         await self._finish(work.entry, outcome)
+        return outcome
 
     async def _outcome(self, work: "_Work") -> ImageGenerationResponse | Status:
         try:
@@ -342,7 +377,7 @@ class Operations:
             self._tell(done)
 
     def _tell(self, done: Row) -> None:
-        log.info("operation %s done", done.id)
+        self._audience.ended(done)
         self._authorizations.pop(done.id, None)
         self._unfinished.drop(done.id)
         self._bells.ring(done.id, done)

@@ -48,6 +48,8 @@ class Row:
     """Who has the lower one goes first. A caller's orders have one after another, so that none is behind all of a burst."""
     warnings: tuple[str, ...] = ()
     """What was asked for and is not in the picture, a line each."""
+    trace: str = ""
+    """Where it belongs in a trace, as W3C Trace Context writes `traceparent`; empty where nobody traces."""
     outcome: ImageGenerationResponse | Status | None = None
     """The picture or the error, once the state is DONE."""
 
@@ -76,6 +78,7 @@ OPERATIONS = Table(
     Column("warnings", sql.Text, nullable=False),
     Column("request", sql.LargeBinary, nullable=False),
     Column("rank", sql.Integer, nullable=False, server_default="0"),
+    Column("trace", sql.String(55), nullable=False, server_default=""),
     Column("error", sql.LargeBinary),
     Column("response", sql.LargeBinary),
     UniqueConstraint("caller", "key"),
@@ -96,7 +99,13 @@ def _rank(connection: Connection) -> None:
         line.create(connection, checkfirst=True)
 
 
-_STEPS = (_METADATA.create_all, _rank, allowance.READS.create)
+def _trace(connection: Connection) -> None:
+    """Add what the third version had not."""
+    if "trace" not in {column["name"] for column in sql.inspect(connection).get_columns(OPERATIONS.name)}:
+        connection.execute(sql.text("ALTER TABLE operations ADD COLUMN trace VARCHAR(55) DEFAULT '' NOT NULL"))
+
+
+_STEPS = (_METADATA.create_all, _rank, allowance.READS.create, _trace)
 """What brings a store from one version of the schema to the next; a new one has version 0."""
 
 
@@ -129,6 +138,7 @@ def values(row: Row) -> dict[str, Any]:
         "charged": row.charged,
         "upstream": row.upstream,
         "rank": row.rank,
+        "trace": row.trace,
         "warnings": "\n".join(row.warnings),
         "request": row.request.to_proto().SerializeToString(),
         "error": row.outcome.SerializeToString() if isinstance(row.outcome, Status) else None,
@@ -157,6 +167,7 @@ def row_of(found: sql.Row[Any]) -> Row:
         charged=found.charged,
         upstream=found.upstream,
         rank=found.rank,
+        trace=found.trace,
         warnings=tuple(found.warnings.splitlines()),
         outcome=outcome,
     )

@@ -97,6 +97,8 @@ class ServerSettings:
     quota: str | None = None
     """How many pictures a folder may buy, and how many reads a second the cloud backend may make for it, of all servers on the
     store together: `minute=500,day=5000,reads=50`."""
+    metrics: bool = False
+    """Serve figures for Prometheus at `/metrics` of the HTTP doors, to whoever may order."""
     grace: float = GRACE
     """Seconds that work in progress may take once the server is told to stop."""
 
@@ -115,6 +117,8 @@ class ServerSettings:
                 yield f"{name}: {getattr(self, name)!r} is neither {' nor '.join(map(repr, get_args(kind)))}"
         if self.requests_per_second is not None and not 0 < self.requests_per_second < math.inf:
             yield f"requests_per_second: {self.requests_per_second!r} is not a positive number"
+        if self.metrics and not self.http:
+            yield "metrics: they are served over HTTP; give http"
         if self.client_ca is not None and not self.tls_cert:
             yield "client_ca: without tls_cert there is no TLS, in which clients could show certificates"
         if self.key_file and self.allow_anonymous:

@@ -5,7 +5,7 @@ that knows what the states mean. What differs from one database to another stand
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from yandexart_grpc._otel import span
 from yandexart_grpc.address import shown
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server import allowance
@@ -85,7 +86,8 @@ class Store:
             self._database.enqueue(connection, row.id, rank)
             return replace(row, rank=rank)
 
-        return await self._do(work)
+        with self._span("INSERT", row):
+            return await self._do(work)
 
     async def find(self, caller: str, key: str) -> Row | None:
         """The operation to which the caller gave this key."""
@@ -108,7 +110,8 @@ class Store:
                 self._database.announce(connection, row.id)
             return True
 
-        return await self._do(work)
+        with self._span("UPDATE", row):
+            return await self._do(work)
 
     async def unfinished(self) -> list[Row]:
         """All operations that are not done, oldest first."""
@@ -123,9 +126,18 @@ class Store:
         """Give the folder's next read its time, and return how many seconds that is away."""
         return await self._do(lambda connection: allowance.reserve(connection, folder, limits))
 
+    async def left(self) -> list[allowance.Left]:
+        """What is left of the quotas of each folder that has bought something."""
+        return await self._do(allowance.left)
+
     async def purge(self, now: float) -> int:
         """Forget what expired before `now`, and return how many operations that were."""
         return await self._do(lambda connection: connection.execute(_expired(now)).rowcount)
+
+    def _span(self, statement: str, row: Row) -> AbstractContextManager[None]:
+        """What is traced of a change: it lasts until that is committed."""
+        known = {"db.collection.name": OPERATIONS.name, "db.operation.name": statement, "yandexart.operation.id": row.id}
+        return span("store", {"db.system.name": self._database.engine.dialect.name, **known}, kind="CLIENT")
 
 
 @asynccontextmanager

@@ -20,6 +20,10 @@ class Workers(Protocol):
     def waiting(self) -> int:
         """How many operations have not begun."""
 
+    @property
+    def running(self) -> int:
+        """How many operations are worked on here."""
+
     def open(self, run: Callable[[str], Awaitable[None]]) -> None:
         """Begin to work: `run` is called with the id of each operation whose job comes up."""
 
@@ -50,6 +54,11 @@ class TaskWorkers:
     def waiting(self) -> int:
         """How many pieces have not begun."""
         return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many pieces have begun, and are not over."""
+        return len(self._running)
 
     def open(self, run: Callable[[str], Awaitable[None]]) -> None:
         """Nothing: no job is kept."""

@@ -21,6 +21,7 @@ from typing import Any
 import httpx2
 from grpc import StatusCode
 
+from yandexart_grpc._otel import carried
 from yandexart_grpc.errors import (
     REFUSALS,
     TABLE,
@@ -215,7 +216,8 @@ class _Order:
         return {"prompt": self.prompt, "model": self.model, "size": self.size}
 
     def headers(self, call_id: str) -> dict[str, str]:
-        return {"authorization": self.authorization, "openai-project": self.folder, "x-client-request-id": call_id}
+        known = {"authorization": self.authorization, "openai-project": self.folder, "x-client-request-id": call_id}
+        return {**carried(), **known}
 
     def without_secrets(self, words: str) -> str:
         """What the other side says, without what it may repeat of the order. A short prompt is a word like any other."""

@@ -79,7 +79,9 @@ class Generation(stubs.ImageGenerationAsyncServiceServicer):
     async def _generate(self, request: stubs.ImageGenerationRequest, sent: dict[str, str]) -> stubs.Operation:
         authorization = sent.get("authorization", "")
         caller = self._callers.known(authorization)
-        return await self._operations.accept(request, key=sent.get("idempotency-key"), caller=caller, authorization=authorization)
+        return await self._operations.accept(
+            request, key=sent.get("idempotency-key"), caller=caller, authorization=authorization, headers=sent
+        )
 
 
 class OperationReads(stubs.OperationServiceServicer):

@@ -85,7 +85,8 @@ def authorization(request: Request) -> str:
 
 def sent(request: Request, caller: Caller) -> dict[str, Any]:
     """What `Operations.accept` is told of a request beside its message."""
-    return {"key": request.headers.get("idempotency-key"), "caller": caller, "authorization": authorization(request)}
+    key = request.headers.get("idempotency-key")
+    return {"key": key, "caller": caller, "authorization": authorization(request), "headers": request.headers}
 
 
 def answer(error: YandexArtError, shape: Shape, *, status: int | None = None, headers: dict[str, str] | None = None) -> Response:

@@ -3,7 +3,7 @@
 from yandexart_grpc import _submit, _wait
 from yandexart_grpc._otel import is_loaded
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Steps
+from yandexart_grpc._step import Leave, Steps
 from yandexart_grpc.stubs import ImageGenerationRequest
 
 
@@ -17,9 +17,17 @@ def submit(request: ImageGenerationRequest, pace: Pace, deadline: float, key: st
     return told(_submit.submit(request, pace, deadline, key), pace, request)
 
 
-def watch(operation_id: str, pace: Pace, deadline: float, *, model: str | None = None, born: float | None = None) -> Steps:
+def watch(
+    operation_id: str,
+    pace: Pace,
+    deadline: float,
+    *,
+    model: str | None = None,
+    born: float | None = None,
+    leave: Leave | None = None,
+) -> Steps:
     """`_wait.watch`."""
-    return told(_wait.watch(operation_id, pace, deadline, model=model, born=born), pace, operation_id, model)
+    return told(_wait.watch(operation_id, pace, deadline, model=model, born=born, leave=leave), pace, operation_id, model)
 
 
 def told(steps: Steps, pace: Pace, subject: ImageGenerationRequest | str, model: str | None = None) -> Steps:

@@ -72,9 +72,10 @@ MAY_IMPORT = {
     "server/limits": (),
     "server/schema": ("server/allowance", "stubs", "errors", "request"),
     "server/store": (
-        *("server/schema", "server/allowance", "server/commits", "server/sqlite", "server/postgres"),
+        *("server/schema", "server/listing", "server/allowance", "server/commits", "server/sqlite", "server/postgres"),
         *("address", "stubs", "errors", "request"),
     ),
+    "server/listing": ("server/schema", "stubs", "request"),
     "server/allowance": (),
     "server/quotas": ("server/store", "server/allowance", "errors"),
     "server/commits": (),

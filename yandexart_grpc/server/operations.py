@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -28,6 +28,7 @@ from yandexart_grpc.server.answers import status, to_proto, to_status, unknown_o
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.callers import ANYBODY, Caller
+from yandexart_grpc.server.events import Audience, Observer
 from yandexart_grpc.server.limits import Limits, Owned, Seats
 from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
@@ -69,8 +70,9 @@ class Operations:
         unknown: Unknown = "fail",
         limits: Limits = Limits(),  # noqa: B008  # it cannot change
         quotas: Quotas | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
-        """A finished operation is kept for `keep` seconds; at most `queue` wait for their turn."""
+        """A finished operation is kept for `keep` seconds; at most `queue` wait for their turn. `observers` hear of all of it."""
         self._quotas = quotas
         self._store = store
         self._workers = workers
@@ -79,6 +81,7 @@ class Operations:
         self._queue = queue
         self._unknown = unknown
         self._limits = limits
+        self._audience = Audience(observers)
         self._seats = Seats(limits.held_reads, limits.held_reads_per_caller)
         self._unfinished = Owned()
         """The operations in flight, by caller."""
@@ -153,10 +156,14 @@ class Operations:
 
         Raises `NotFound`, also when the operation is that of another caller.
         """
-        if hold <= 0 or not self.may_hold(caller):
-            return to_proto(await self._get(operation_id, caller))
-        with self._seats.taken(caller.name):
-            return to_proto(await self._held(operation_id, caller, time.monotonic() + hold))
+        held = hold > 0 and self.may_hold(caller)
+        if held:
+            with self._seats.taken(caller.name):
+                entry = await self._held(operation_id, caller, time.monotonic() + hold)
+        else:
+            entry = await self._get(operation_id, caller)
+        self._audience.answered(entry, held=held)
+        return to_proto(entry)
 
     async def follow(self, operation_id: str, *, caller: Caller = ANYBODY) -> AsyncIterator[bytes | Operation]:
         """The sketches of the picture as they are made, the newest where some are missed, and then the finished operation.
@@ -171,6 +178,7 @@ class Operations:
                 sketch = await bell.wait(LONGEST_LOOK)
             if sketch is not None:
                 yield sketch
+        self._audience.answered(entry, held=True)
         yield to_proto(entry)
 
     async def cancel(self, operation_id: str, *, caller: Caller = ANYBODY) -> Operation:
@@ -272,6 +280,7 @@ class Operations:
                 self._unfinished.drop(entry.id)
         if kept.id == entry.id:
             log.info("operation %s accepted", entry.id)
+            self._audience.accepted(kept)
             if not self._workers.shared:  # it may be another machine's turn, and it is sent nowhere
                 self._authorizations[entry.id] = authorization
             self._begin(kept)
@@ -312,6 +321,7 @@ class Operations:
                 return
         if not await work.began(charges=self._backend.charges):
             return
+        self._audience.began(work.entry)
         start = time.monotonic()
         outcome = await self._outcome(work)
         self._usual += (time.monotonic() - start - self._usual) / 10
@@ -343,6 +353,7 @@ class Operations:
 
     def _tell(self, done: Row) -> None:
         log.info("operation %s done", done.id)
+        self._audience.ended(done)
         self._authorizations.pop(done.id, None)
         self._unfinished.drop(done.id)
         self._bells.ring(done.id, done)

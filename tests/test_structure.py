@@ -52,7 +52,11 @@ MAY_IMPORT = {
     "server": ("server", "address", "auth", "stubs", "errors", "request", "image"),
     "server/doors": (
         *("server/doors", "server/operations", "server/answers", "server/callers"),
-        *("_version", "stubs", "errors", "request", "image"),
+        *("_version", "address", "stubs", "errors", "request", "image"),
+    ),
+    "server/doors/page": (
+        *("server/doors", "server/operations", "server/callers", "server/live", "server/store"),
+        *("errors", "image", "stubs"),
     ),
     "server/operations": (
         *(
@@ -63,12 +67,19 @@ MAY_IMPORT = {
             "server/bells",
             "server/callers",
             "server/events",
+            "server/gallery",
             "server/limits",
             "server/backends/base",
         ),
         *("stubs", "errors", "request"),
     ),
     "server/events": ("server/store",),
+    "server/figures": ("server/events", "server/store"),
+    "server/gallery": (
+        *("server/answers", "server/callers", "server/figures", "server/live", "server/store", "server/thumbnails"),
+    ),
+    "server/live": ("server/events", "server/store", "errors"),
+    "server/thumbnails": ("server/store", "errors", "image", "stubs"),
     "server/answers": ("server/store", "stubs", "errors"),
     "server/callers": ("server/limits", "errors"),
     "server/limits": (),

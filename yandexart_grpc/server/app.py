@@ -138,7 +138,9 @@ async def serving(settings: ServerSettings, callers: Callers | None = None) -> A
         )
         scheme, credentials = ("https", certificate(settings)) if settings.tls_cert or settings.tls_key else ("http", None)
         host = free(settings)
-        listeners = dict([_listener(settings.http, operations, callers, settings)] if settings.http else ())
+        listeners = dict(
+            [_listener(settings.http, operations, callers, settings, lambda: told.endpoint)] if settings.http else ()
+        )
         # A server that is never started must not be made at all: when it goes, gRPC logs the very object that goes.
         server = make_server(settings.max_request_bytes)
         address = f"{reachable(host)}:{bind(server, settings.listen, credentials)}"
@@ -173,7 +175,9 @@ async def _workers(settings: ServerSettings) -> AsyncIterator[Workers]:
         yield TaskWorkers(settings.concurrency)
 
 
-def _listener(where: str, operations: Operations, callers: Callers, settings: ServerSettings) -> "tuple[str, Listener]":
+def _listener(
+    where: str, operations: Operations, callers: Callers, settings: ServerSettings, endpoint: Callable[[], str]
+) -> "tuple[str, Listener]":
     """The doors over HTTP at an address. What they need is loaded only for whoever opens them."""
     from yandexart_grpc.server.doors.listener import Listener
     from yandexart_grpc.server.doors.site import site
@@ -181,7 +185,7 @@ def _listener(where: str, operations: Operations, callers: Callers, settings: Se
     host, port = address_of("http", where, settings)
     bound = bound_at("http", host, port, settings)
     listener = Listener(
-        site(operations, callers),
+        site(operations, callers, endpoint),
         bound,
         headers=[scope_of(operations)],
         tls_cert=settings.tls_cert,

@@ -91,6 +91,8 @@ class Selection:
     """How far they are; None for all."""
     search: str = ""
     """What stands in the prompt, in any case, or the whole id."""
+    since: float | None = None
+    """They were accepted, begun or ended after that time; None for all."""
     limit: int = 50
     """How many, at the most."""
 
@@ -110,6 +112,9 @@ def query_of(selection: Selection, now: float) -> sql.Select[Any]:
         here.append(sql.tuple_(table.c.created, table.c.id) < sql.tuple_(*map(sql.literal, selection.before)))
     if selection.kind is not None:
         here.append(_KINDS[selection.kind])
+    if (since := selection.since) is not None:
+        is_running = (table.c.state == State.RUNNING) & (table.c.started > since)
+        here.append(sql.or_(table.c.created > since, table.c.ended > since, is_running))
     query = sql.select(*_COLUMNS)
     if wanted := folded(selection.search.strip()):
         query = query.outerjoin(PROMPTS, PROMPTS.c.operation == table.c.id)

@@ -53,6 +53,17 @@ class Row:
     """The picture or the error, once the state is DONE."""
 
 
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small picture, and what is known of the large one."""
+
+    width: int
+    """Pixels of the large one."""
+    height: int
+    image: bytes
+    """A JPEG."""
+
+
 _METADATA = MetaData()
 _STORE = Table(
     "store",

@@ -20,14 +20,17 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from yandexart_grpc.address import shown
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server import allowance
+from yandexart_grpc.server.allowance import Left
 from yandexart_grpc.server.commits import Commits, StoreFailure, committing
 from yandexart_grpc.server.listing import Kind, Listed, Selection, listed
 from yandexart_grpc.server.schema import (
     IS_WAITING,
     OPERATIONS,
     PROMPTS,
+    THUMBNAILS,
     Row,
     State,
+    Thumbnail,
     migrate,
     require_current,
     row_of,
@@ -38,12 +41,14 @@ from yandexart_grpc.server.schema import (
 __all__ = [
     "MEMORY",
     "Kind",
+    "Left",
     "Listed",
     "Row",
     "Selection",
     "State",
     "Store",
     "StoreFailure",
+    "Thumbnail",
     "is_shared",
     "left_of",
     "listed_in",
@@ -147,6 +152,30 @@ class Store:
         """The newest operations of a selection, newest first."""
         return await self._do(lambda connection: listed(connection, selection, time.time()))
 
+    async def thumbnail(self, operation_id: str, caller: str) -> Thumbnail | None:
+        """The small picture of the caller's operation, if it was kept."""
+        query = sql.select(THUMBNAILS.c.width, THUMBNAILS.c.height, THUMBNAILS.c.image).join(OPERATIONS)
+        here = query.where(OPERATIONS.c.id == operation_id, OPERATIONS.c.caller == caller, OPERATIONS.c.expires > time.time())
+
+        def work(connection: Connection) -> Thumbnail | None:
+            found = connection.execute(here).first()
+            return None if found is None else Thumbnail(*found)
+
+        return await self._do(work)
+
+    async def keep_thumbnail(self, operation_id: str, thumbnail: Thumbnail) -> None:
+        """Keep the small picture of an operation as long as that."""
+
+        def work(connection: Connection) -> None:
+            kept = {"operation": operation_id, "width": thumbnail.width, "height": thumbnail.height, "image": thumbnail.image}
+            connection.execute(allowance.INSERTS[connection.dialect.name](THUMBNAILS).values(kept).on_conflict_do_nothing())
+
+        await self._do(work)
+
+    async def left(self) -> list[Left]:
+        """What is left of the quotas of all folders."""
+        return await self._do(allowance.left)
+
     async def take(self, folder: str, limits: allowance.Quota) -> allowance.Taken:
         """Take one of the pictures that the folder may buy."""
         return await self._do(lambda connection: allowance.take(connection, folder, limits))
@@ -171,7 +200,7 @@ async def open_store(url: str) -> AsyncIterator[Store]:
         yield Store(database, await life.enter_async_context(committing(database.engine, threads, database.lanes)), store_id)
 
 
-def left_of(url: str) -> list[allowance.Left]:
+def left_of(url: str) -> list[Left]:
     """What is left of the quotas in the store at a URL, whoever serves it. Raises `ConfigurationError`."""
     with _reading(url) as connection:
         return allowance.left(connection)

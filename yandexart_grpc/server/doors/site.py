@@ -1,5 +1,7 @@
 """Everything that is served over HTTP, as one application."""
 
+from collections.abc import Callable
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -8,12 +10,17 @@ from yandexart_grpc.server.callers import Callers
 from yandexart_grpc.server.doors.http import Door, app
 from yandexart_grpc.server.doors.openai import OpenAI, nested
 from yandexart_grpc.server.doors.openapi import description
+from yandexart_grpc.server.doors.page import Page
 from yandexart_grpc.server.doors.rest import Rest, flat
 from yandexart_grpc.server.operations import Operations
 
 
-def site(operations: Operations, callers: Callers) -> Starlette:
-    """The OpenAI door below `/v1/`, and the REST door everywhere else."""
+def site(operations: Operations, callers: Callers, endpoint: Callable[[], str]) -> Starlette:
+    """The OpenAI door below `/v1/`, the page at `/` and below `/page/`, and the REST door everywhere else.
+
+    The page tells the address of the gRPC door, which is known when that is asked for.
+    """
+    page = Page(operations, callers, endpoint)
     described = JSONResponse(description())
 
     async def describe(_: Request) -> Response:
@@ -22,6 +29,6 @@ def site(operations: Operations, callers: Callers) -> Starlette:
     return app(
         [
             Door("/v1/", nested, OpenAI(operations, callers).routes()),
-            Door("/", flat, [*Rest(operations, callers).routes(), (("GET",), "/openapi.json", describe)]),
+            Door("/", flat, [*page.routes(), *Rest(operations, callers).routes(), (("GET",), "/openapi.json", describe)]),
         ]
     )

@@ -11,7 +11,7 @@ UV := $(BIN)/uv
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto proto-check test-compat test-faults soak bench clean
+.PHONY: help demo test lint format proto proto-check test-compat test-faults soak bench screenshots clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -48,6 +48,9 @@ soak: .venv/test ## let both clients work through faults for ten minutes, and se
 
 bench: .venv-bench/done ## measure lag, reads, CPU, memory and start-up against raw stubs and the official clients (minutes)
 	@for name in $(BENCHMARKS); do .venv-bench/bin/python -m benchmarks.$$name || exit 1; done
+
+screenshots: .venv/test ## make the pictures of the page in docs/images/ (needs Chromium)
+	$(BIN)/python -m docs.screenshots
 
 clean: ## remove the environments
 	rm -rf .venv .venv-proto .venv-bench

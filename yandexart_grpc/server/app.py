@@ -41,7 +41,7 @@ class Embedded:
     endpoint: str
     """Its address, as a client takes it."""
     http: str | None = None
-    """The URL of its REST door, and of its OpenAI door with `/v1` behind it; None where they are closed."""
+    """The URL of its page and its REST door, and of its OpenAI door with `/v1` behind it; None where they are closed."""
 
 
 @contextmanager

@@ -316,7 +316,7 @@ function fill(card, one) {
   card.querySelector(".prompt").textContent = one.prompt;
   card.querySelector(".picture").setAttribute("aria-label", `Open ${short(one.prompt)}, ${WORDS[one.kind]}`);
   const [first, more] = card.querySelectorAll(".facts");
-  const took = one.kind === "done" ? span(seconds(one)) : stateOf(one);
+  const took = one.kind === "done" && span(seconds(one));
   first.textContent = [took, kept?.size ? times(kept.size) : one.ratio, one.seed && `seed ${one.seed}`].filter(Boolean).join(" · ");
   more.textContent = [clock(one.created), one.model, one.caller].filter(Boolean).join(" · ");
 }

@@ -209,6 +209,22 @@ class TestGallery:
             await expect(dialog).to_be_hidden()
             await expect(cards(page).get_by_role("button", name="Open a cat, done")).to_be_focused()
 
+    async def test_figures_are_plotted(self, looking: Opens) -> None:
+        """Lag, reads and what is left of the quota, each as a number and as a plot with words for who cannot see it."""
+        async with visited(Scripted(picture(), charges=True), quota="minute=500,day=100") as (server, client):
+            for number in range(3):
+                await made(client, f"cat {number}")
+            async with looking(server) as page:
+                await expect(page.locator("#figure-lag .value")).to_contain_text("s")
+                await expect(page.locator("#figure-reads .value")).to_have_text("1")
+                await expect(page.locator("#figure-quota .value")).to_have_text("97")
+                await expect(page.locator("#figure-quota .hint")).to_contain_text("folder folder")
+                await expect(page.get_by_role("img", name="Reads of the last 3 pictures, up to 1").locator("rect")).to_have_count(
+                    3
+                )
+                await expect(page.get_by_role("img", name="Lag of the last 3 pictures")).to_be_visible()
+                await expect(page.get_by_role("img", name="97 left of the quota of folder folder")).to_be_visible()
+
     async def test_it_is_filtered_and_searched(self, looking: Opens) -> None:
         """By state, and by what stands in the prompt, in any case and alphabet."""
         backend = Scripted(picture())

@@ -8,7 +8,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from importlib import resources
 from typing import Any, cast, get_args
 
@@ -136,20 +137,21 @@ class Page:
         caller = self._known(request)
         return await self._gallery.row(request.path_params["id"], caller)
 
-    def _stream(self, caller: Caller, events: AsyncIterator[bytes]) -> Response:
+    def _stream(self, caller: Caller, events: AsyncGenerator[bytes, None]) -> Response:
         if not self._operations.may_hold(caller):
             raise QuotaExceeded("too many reads and pages are held already; try again later", retry_after=HEARTBEAT)
         return stream(self._seated(caller, events), HEADERS)
 
-    async def _seated(self, caller: Caller, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _seated(self, caller: Caller, events: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
         with self._operations.held(caller):
             try:
-                async for told in events:
-                    yield told
+                async with aclosing(events):
+                    async for told in events:
+                        yield told
             except YandexArtError as error:
                 yield event("error", json.dumps(flat(error)).encode())
 
-    async def _news(self, caller: Caller, since: float | None) -> AsyncIterator[bytes]:
+    async def _news(self, caller: Caller, since: float | None) -> AsyncGenerator[bytes, None]:
         with self._gallery.live.viewed(caller.name) as viewer:
             missed = list[Listed]()
             if since is not None:
@@ -161,7 +163,7 @@ class Page:
                 yield _news_of(news, more=more)
                 await asyncio.sleep(GATHERING)
 
-    async def _drawn(self, operation_id: str, caller: Caller) -> AsyncIterator[bytes]:
+    async def _drawn(self, operation_id: str, caller: Caller) -> AsyncGenerator[bytes, None]:
         async for news in with_pauses(self._operations.follow(operation_id, caller=caller), HEARTBEAT):
             if news is None:
                 yield PAUSE_MARK

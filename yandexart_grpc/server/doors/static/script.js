@@ -336,6 +336,7 @@ function say(state, words) {
 async function listen() {
   for (let attempt = 0; ; attempt += 1) {
     hangUp = new AbortController();
+    let words = "Connection lost";
     try {
       await (session ?? enter());
       await follow(`/page/news${since === null ? "" : `?since=${since}`}`, (kind, told) => {
@@ -358,7 +359,8 @@ async function listen() {
         await signedIn;
         continue;
       }
-      if (!(error instanceof Refused) && error.name !== "AbortError" && error.name !== "TypeError") throw error;
+      if (error instanceof Refused) words = error.message;
+      else if (error.name !== "AbortError" && error.name !== "TypeError") throw error;
     }
     if (!session) continue; // somebody else looks now
     if (document.hidden) {
@@ -368,7 +370,7 @@ async function listen() {
       continue;
     }
     const wait = pause(attempt);
-    say("lost", attempt < 2 ? "Connection lost. Trying again…" : `Connection lost. Trying again every ${Math.ceil(wait / 1000)} s`);
+    say("lost", attempt < 2 ? `${words}. Trying again…` : `${words}. Trying again every ${Math.ceil(wait / 1000)} s`);
     await Promise.race([sleep(wait), new Promise((back) => addEventListener("online", back, { once: true }))]);
   }
 }
@@ -440,7 +442,7 @@ $("key-form").addEventListener("submit", (event) => {
 
 // ---------------------------------------------------------------- ordering
 
-let pending = null; // an order of which nobody knows whether it arrived: {id, body, scope}
+let pending = null; // an order of which nobody knows whether it arrived: {id, body, scope, sent}
 let givenUp = false;
 
 function orderOf() {
@@ -462,12 +464,13 @@ async function send() {
   for (let attempt = 0; ; attempt += 1) {
     try {
       // Another store would not know the name: there, the same order would be a second picture.
-      if (attempt) await ask("/page/session");
+      if (pending.sent) await ask("/page/session");
       if (pending.scope && scope !== pending.scope) {
         pending = null;
         throw new Refused(0, "The server came back with another store. Whether your picture was ordered is not known; it was not ordered again.");
       }
       pending.scope = scope;
+      pending.sent = true;
       const headers = { "content-type": "application/json", "idempotency-key": pending.id };
       const body = pending.body;
       return await asked("/foundationModels/v1/imageGenerationAsync", { method: "POST", headers, body });

@@ -3,8 +3,10 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from playwright.async_api import Browser, async_playwright
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 PATH = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 """Where it is; None where there is none."""
@@ -14,8 +16,10 @@ QUIET = ("gpu", "quic", "background-networking", "component-update", "sync", "de
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Browser]:
+async def running() -> "AsyncIterator[Browser]":
     """A browser without a window, that asks nobody for anything of its own. Playwright gives it an empty folder."""
+    from playwright.async_api import async_playwright  # every test imports this file, and few need that
+
     async with async_playwright() as playwright:
         arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in QUIET)]
         browser = await playwright.chromium.launch(executable_path=PATH, args=arguments)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 from playwright.async_api import Browser, expect
@@ -25,7 +26,7 @@ ORDERS = (
     ("northern lights above a forest", "16:9", 34),
     ("a red cat on a window sill", "1:1", 42),
 )
-VIEWS = {
+VIEWS: dict[str, dict[str, Any]] = {
     "page-light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 960}},
     "page-dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 960}},
     "page-phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
@@ -70,7 +71,7 @@ def keep(png: bytes, path: Path) -> None:
     """Write a picture, in as few bytes as it needs."""
     with PIL.Image.open(io.BytesIO(png)) as image:
         whole = image.convert("RGB")
-        flat = sorted(whole.getcolors(2**24) or [], reverse=True)[:FLAT]  # else the paper would be dotted
+        flat: list[Any] = sorted(whole.getcolors(2**24) or [], reverse=True)[:FLAT]  # else the paper would be dotted
         blended = whole.quantize(256 - FLAT).getpalette() or []
         palette = PIL.Image.new("P", (1, 1))
         palette.putpalette([*(part for _, colour in flat for part in colour), *blended])

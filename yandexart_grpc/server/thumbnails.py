@@ -31,16 +31,16 @@ class Thumbnails:
 
         Raises `NotFound` where there is no picture, or none that can be made small, and what `get` raises.
         """
-        if kept := await self._store.thumbnail(operation_id, caller):
-            return kept
         name = f"{caller} {operation_id}"
         if name not in self._making:
-            self._making[name] = task = asyncio.create_task(self._made(operation_id, get))
+            self._making[name] = task = asyncio.create_task(self._kept(operation_id, caller, get))
             task.add_done_callback(lambda _: self._making.pop(name))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody waits any more
         return await asyncio.shield(self._making[name])
 
-    async def _made(self, operation_id: str, get: Callable[[], Awaitable[Row]]) -> Thumbnail:
+    async def _kept(self, operation_id: str, caller: str, get: Callable[[], Awaitable[Row]]) -> Thumbnail:
+        if kept := await self._store.thumbnail(operation_id, caller):
+            return kept
         async with self._room:
             row = await get()
             if not isinstance(row.outcome, ImageGenerationResponse):

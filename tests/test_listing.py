@@ -120,6 +120,17 @@ class TestList:
         assert await ids(kept, search="id2") == []
         assert await ids(kept, search="%") == []
 
+    async def test_what_has_changed_since_a_time(self, kept: Store) -> None:
+        """Accepted, begun or ended after it."""
+        await kept.accept(entry(1, state=State.RUNNING, started=7.0))
+        await kept.accept(entry(2, **(DONE | {"ended": 6.0}), outcome=ANSWER))
+        await kept.accept(entry(3, **DONE, outcome=ANSWER))
+        await kept.accept(entry(4))
+        assert await ids(kept, since=0.0) == ["id4", "id3", "id2", "id1"]
+        assert await ids(kept, since=3.5) == ["id4", "id2", "id1"]
+        assert await ids(kept, since=6.5) == ["id1"]
+        assert await ids(kept, since=7.0) == []
+
     async def test_what_has_expired_is_not_listed(self, kept: Store) -> None:
         """Nor is anything left of it once it is removed."""
         await kept.accept(entry(1, **(DONE | {"expires": 4.0}), outcome=ANSWER))

@@ -84,6 +84,14 @@ async def told(client: httpx2.AsyncClient, path: str, **options: Any) -> Any:
     return answered.json()
 
 
+async def listed(client: httpx2.AsyncClient, headers: dict[str, str] | None = None, **asked: Any) -> list[dict[str, Any]]:
+    """The operations of a list."""
+    answered = await client.post("/page/list", json=asked, headers=headers)
+    assert answered.status_code == 200, answered.text
+    found: list[dict[str, Any]] = answered.json()["operations"]
+    return found
+
+
 async def events(answered: httpx2.Response) -> AsyncIterator[tuple[str, Any]]:
     """Kind and content of each event of a stream."""
     kind = ""
@@ -125,7 +133,7 @@ class TestFiles:
 class TestKeys:
     """The page is no way around keys, owners and limits."""
 
-    PATHS = ("/page/session", "/page/figures", "/page/news", "/page/operations")
+    PATHS = ("/page/session", "/page/figures", "/page/news")
     OF_ONE = ("", "/thumbnail", "/image", "/sketches")
 
     async def test_without_a_key_nothing_is_told(self, keys: str, drawn: bytes) -> None:
@@ -137,6 +145,7 @@ class TestKeys:
                     answered = await client.get(path, headers=headers)
                     assert answered.status_code == 401, path
                     assert "nobody" not in answered.text
+            assert (await client.post("/page/list", json={})).status_code == 401
 
     async def test_what_is_anothers_is_as_if_it_were_not(self, keys: str, drawn: bytes) -> None:
         """Every path of an operation answers another caller as everybody who asks for an id that nobody gave out."""
@@ -149,7 +158,7 @@ class TestKeys:
                 nobodys = await client.get(f"/page/operations/{unknown}{what}", headers=BEN)
                 assert (his.status_code, his.text.replace(one, unknown)) == (404, nobodys.text)
             for search in ("", "secret", one):
-                assert (await told(client, "/page/operations", params={"search": search}, headers=BEN))["operations"] == []
+                assert await listed(client, BEN, search=search) == []
             assert (await told(client, "/page/figures", headers=BEN))["lags"] == []
             assert len((await told(client, "/page/figures", headers=ANNA))["lags"]) == 1
 
@@ -169,7 +178,7 @@ class TestKeys:
         """Against the requests that a caller may make each second, and a viewer against the reads that may be held."""
         async with visited(Scripted(), key_file=keys, requests_per_second=0.01) as client:
             assert (await client.get("/page/session", headers=ANNA)).status_code == 200
-            refused = await client.get("/page/operations", headers=ANNA)
+            refused = await client.get("/page/figures", headers=ANNA)
             assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) > 1
             assert (await client.get("/page/session", headers=BEN)).status_code == 200
@@ -222,7 +231,7 @@ class TestOtherPages:
         elsewhere = {"origin": "https://evil.example"}
         async with visited(Scripted()) as client:
             one = await made(client)
-            for path in ("/", "/page/operations", f"/page/operations/{one}", f"/page/operations/{one}/image", "/page/session"):
+            for path in ("/", "/page/figures", f"/page/operations/{one}", f"/page/operations/{one}/image", "/page/session"):
                 answered = await client.get(path, headers=elsewhere)
                 assert not [name for name in answered.headers if name.startswith("access-control")]
                 assert answered.headers.get("cross-origin-resource-policy") == "same-origin"
@@ -236,27 +245,32 @@ class TestOtherPages:
             for media in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
                 headers = {"content-type": media, "origin": "https://evil.example"}
                 assert (await client.post(GENERATE, content=body, headers=headers)).status_code == 400
-            assert (await told(client, "/page/operations"))["operations"] == []
+                assert (await client.post("/page/list", content=b"{}", headers=headers)).status_code == 400
+            assert await listed(client) == []
 
     async def test_a_name_that_leads_here_is_no_way_in(self) -> None:
         """A page on the web may let its own name lead to this machine: under it, a server that asks for no key is silent."""
         async with visited(Scripted()) as client:
             one = await made(client)
             for name in ("evil.example", "evil.example:80", "localhost.evil.example"):
-                for path in ("/page/operations", f"/page/operations/{one}/image", "/page/news", "/page/session"):
-                    answered = await client.get(path, headers={"host": name})
+                for path in ("/page/list", f"/page/operations/{one}/image", "/page/news", "/page/session"):
+                    way = (
+                        client.post(path, json={}, headers={"host": name})
+                        if "list" in path
+                        else client.get(path, headers={"host": name})
+                    )
+                    answered = await way
                     assert answered.status_code == 403
                     assert "evil.example" in answered.json()["message"]
                 ordered = await client.post(GENERATE, json={}, headers={"host": name, "origin": f"http://{name}"})
                 assert ordered.status_code == 403
             for name in ("localhost:1", "127.0.0.1", "[::1]:8080"):
-                assert (await client.get("/page/operations", headers={"host": name})).status_code == 200
+                assert await listed(client, {"host": name})
 
     async def test_behind_a_proxy_a_key_is_the_way_in(self, keys: str) -> None:
         """Under any name: nobody else's page has it."""
         async with visited(Scripted(), key_file=keys) as client:
-            answered = await client.get("/page/operations", headers={"host": "art.example.com", **ANNA})
-            assert answered.status_code == 200
+            assert await listed(client, {"host": "art.example.com", **ANNA}) == []
 
 
 class TestList:
@@ -272,7 +286,7 @@ class TestList:
             }
             one = (await client.post(GENERATE, json=body)).json()["id"]
             await client.get(f"/operations/{one}", headers={"prefer": "wait=10"})
-            (found,) = (await told(client, "/page/operations"))["operations"]
+            (found,) = await listed(client)
             assert found["created"] <= found["started"] <= found["ended"]
             expected = {
                 "id": one,
@@ -299,7 +313,7 @@ class TestList:
         """With the name of its code; and there is no picture."""
         async with visited(Scripted(ContentRefused("it may violate the terms"))) as client:
             one = await made(client)
-            (found,) = (await told(client, "/page/operations?kind=failed"))["operations"]
+            (found,) = await listed(client, kind="failed")
             assert found["error"] == {"code": "INVALID_ARGUMENT", "message": "it may violate the terms"}
             for what in ("image", "thumbnail"):
                 assert (await client.get(f"/page/operations/{one}/{what}")).status_code == 404
@@ -308,28 +322,31 @@ class TestList:
         """Each operation once, newest first."""
         async with visited(Scripted()) as client:
             ids = [await order(client, f"cat {number}") for number in range(25)]
-            seen, params = list[str](), dict[str, Any](limit=10)
-            while found := (await told(client, "/page/operations", params=params))["operations"]:
+            seen, before = list[str](), None
+            while found := await listed(client, limit=10, before=before):
                 seen += [one["id"] for one in found]
-                params |= {"created": repr(found[-1]["created"]), "id": found[-1]["id"]}
+                before = [found[-1]["created"], found[-1]["id"]]
             assert seen == ids[::-1]
 
     @pytest.mark.parametrize(
-        ("query", "words"),
+        ("asked", "words"),
         [
-            ("kind=lost", "kind: 'lost' is none of 'accepted', 'running', 'done', 'failed'"),
-            ("limit=0", "limit: '0' is not an integer from 1 to 200"),
-            ("limit=201", "limit: '201' is not an integer from 1 to 200"),
-            ("limit=1.5", "limit: '1.5' is not an integer from 1 to 200"),
-            ("created=nan", "created: 'nan' is not a number"),
-            ("created=now", "created: 'now' is not a number"),
-            (f"search={'x' * 501}", "search: 501 characters exceed the limit of 500"),
+            ({"kind": "lost"}, "kind: 'lost' is none of 'accepted', 'running', 'done', 'failed'"),
+            ({"limit": 0}, "limit: 0 is not an integer from 1 to 200"),
+            ({"limit": 201}, "limit: 201 is not an integer from 1 to 200"),
+            ({"limit": 1.5}, "limit: 1.5 is not an integer from 1 to 200"),
+            ({"limit": True}, "limit: True is not an integer from 1 to 200"),
+            ({"before": [1e300, "id"]}, "before: not the time and the id of an operation, [1763640000.5, 'fbv…']"),
+            ({"before": 3}, "before: not the time and the id of an operation, [1763640000.5, 'fbv…']"),
+            ({"search": "x" * 501}, "search: not a text of up to 500 characters"),
+            ({"search": 1}, "search: not a text of up to 500 characters"),
+            ({"caller": "anna"}, "caller: there is no such field"),
         ],
     )
-    async def test_a_wrong_question_is_named(self, query: str, words: str) -> None:
+    async def test_a_wrong_question_is_named(self, asked: dict[str, Any], words: str) -> None:
         """Field, value and limit."""
         async with visited(Scripted()) as client:
-            answered = await client.get(f"/page/operations?{query}")
+            answered = await client.post("/page/list", json=asked)
             assert (answered.status_code, answered.json()["message"]) == (400, words)
             assert (await client.get("/page/news?since=x")).status_code == 400
 
@@ -461,6 +478,7 @@ class TestPictures:
                 answered = await client.get(f"/page/operations/{one}/{what}")
                 assert answered.status_code == 404
                 assert "JPEG" in answered.json()["message"]
+            assert (await told(client, f"/page/operations/{one}"))["modelVersion"] == "scripted"
 
     async def test_a_picture_is_watched_as_it_is_drawn(self, drawn: bytes) -> None:
         """Sketches as they are made, and then the operation."""

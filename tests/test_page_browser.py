@@ -229,6 +229,8 @@ class TestGallery:
         """By state, and by what stands in the prompt, in any case and alphabet."""
         backend = Scripted(picture())
         async with visited(backend, concurrency=1) as (server, client), looking(server) as page:
+            urls = list[str]()
+            page.on("request", lambda asked: urls.append(asked.url))
             await made(client, "a red cat")
             await made(client, "Рыжий КОТ")
             backend.let.clear()
@@ -252,6 +254,7 @@ class TestGallery:
             await expect(page.locator("#announcer")).to_have_text("1 found")
             await page.get_by_label("Search in prompts").fill("100%")
             await expect(page.get_by_text("Nothing fits.")).to_be_visible()
+            assert not [url for url in urls if "%" in url]  # what is searched for stands in no address
 
     async def test_a_hostile_prompt_is_text(self, looking: Opens) -> None:
         """In the list, in the dialog and in the box: no element is made of it, no script runs, and title and address stay."""

@@ -9,7 +9,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from importlib import resources
 from typing import Any, cast, get_args
 
@@ -20,7 +20,7 @@ from yandexart_grpc.errors import InvalidRequest, NotFound, QuotaExceeded, Yande
 from yandexart_grpc.image import whole_jpeg
 from yandexart_grpc.server.callers import Caller, Callers
 from yandexart_grpc.server.doors.again import command, program
-from yandexart_grpc.server.doors.http import Endpoint, authorization, require_known_host
+from yandexart_grpc.server.doors.http import Endpoint, authorization, object_of, require_known_host
 from yandexart_grpc.server.doors.openai import MODEL_NAMES
 from yandexart_grpc.server.doors.rest import flat
 from yandexart_grpc.server.doors.streams import HEARTBEAT, PAUSE_MARK, event, stream, with_pauses
@@ -67,14 +67,13 @@ class Page:
             "/page/session": self.session,
             "/page/figures": self.figures,
             "/page/news": self.news,
-            "/page/operations": self.list,
             one: self.get,
             f"{one}/thumbnail": self.thumbnail,
             f"{one}/image": self.image,
             f"{one}/sketches": self.sketches,
         }
         files = [(("GET",), path, _file(name)) for path, name in FILES.items()]
-        return [*files, *((("GET",), path, endpoint) for path, endpoint in shown.items())]
+        return [*files, (("POST",), "/page/list", self.list), *((("GET",), path, endpoint) for path, endpoint in shown.items())]
 
     async def session(self, request: Request) -> Response:
         """Who looks, and what he may order."""
@@ -83,8 +82,9 @@ class Page:
         return _json({**told, "charges": self._operations.charges, "models": MODEL_NAMES})
 
     async def list(self, request: Request) -> Response:
-        """The caller's newest operations, and where to go on behind them."""
-        caller, selection = self._known(request), _selection(request)
+        """The caller's newest operations. What is searched for may be a prompt, so it stands in a body and in no address."""
+        caller = self._known(request)
+        selection = _selection(await object_of(request))
         found = await self._gallery.listed(selection, caller)
         return _json({"operations": [_told(one) for one in found], "now": time.time()})
 
@@ -93,9 +93,11 @@ class Page:
         row = await self._row(request)
         again = {"endpoint": self._endpoint(), "name": row.id}
         told: dict[str, Any] = {"command": command(row.request, **again), "program": program(row.request, **again)}
-        if isinstance(row.outcome, ImageGenerationResponse):
+        with suppress(NotFound):
             data, width, height = _picture(row)
-            told |= {"modelVersion": row.outcome.model_version, "bytes": len(data), "width": width, "height": height}
+            told |= {"bytes": len(data), "width": width, "height": height}
+        if isinstance(row.outcome, ImageGenerationResponse):
+            told["modelVersion"] = row.outcome.model_version
         return _json(_told(Listed.of(row)) | told)
 
     async def image(self, request: Request) -> Response:
@@ -171,7 +173,8 @@ class Page:
                 row = await self._gallery.row(operation_id, caller)
                 yield event("operation", _dumped(_told(Listed.of(row))))
             else:
-                yield event("sketch", _dumped({"image": base64.b64encode(whole_jpeg(news)[0]).decode()}))
+                with suppress(ValueError):  # a sketch that is none is not shown
+                    yield event("sketch", _dumped({"image": base64.b64encode(whole_jpeg(news)[0]).decode()}))
 
 
 def _file(name: str) -> Endpoint:
@@ -184,19 +187,25 @@ def _file(name: str) -> Endpoint:
     return file
 
 
-def _selection(request: Request) -> Selection:
+def _selection(asked: dict[str, Any]) -> Selection:
     """What a list is asked for. Raises `InvalidRequest`."""
-    given = request.query_params
-    kind, search, limit = given.get("kind") or None, given.get("search", ""), _number(request, "limit")
+    kind, search, limit, before = (asked.pop(name, None) for name in ("kind", "search", "limit", "before"))
+    for name in asked:
+        raise InvalidRequest(f"{name}: there is no such field")
     if kind is not None and kind not in get_args(Kind):
         raise InvalidRequest(f"kind: {kind!r} is none of {', '.join(map(repr, get_args(Kind)))}")
-    if len(search) > LONGEST_SEARCH:
-        raise InvalidRequest(f"search: {len(search)} characters exceed the limit of {LONGEST_SEARCH}")
-    if limit is not None and not (limit.is_integer() and 1 <= limit <= LONGEST_LIST):
-        raise InvalidRequest(f"limit: {given['limit']!r} is not an integer from 1 to {LONGEST_LIST}")
-    created = _number(request, "created")
-    before = None if created is None else (created, given.get("id", ""))
-    return Selection(before=before, kind=cast("Kind | None", kind), search=search, limit=int(limit or USUAL_LIST))
+    if not isinstance(search, str | None) or len(search or "") > LONGEST_SEARCH:
+        raise InvalidRequest(f"search: not a text of up to {LONGEST_SEARCH} characters")
+    if limit is not None and (type(limit) is not int or not 1 <= limit <= LONGEST_LIST):
+        raise InvalidRequest(f"limit: {limit!r} is not an integer from 1 to {LONGEST_LIST}")
+    match before:
+        case None:
+            place = None
+        case [int() | float() as created, str() as name] if abs(created) < 2**53:
+            place = (float(created), name)
+        case _:
+            raise InvalidRequest("before: not the time and the id of an operation, [1763640000.5, 'fbv…']")
+    return Selection(before=place, kind=cast("Kind | None", kind), search=search or "", limit=limit or USUAL_LIST)
 
 
 def _number(request: Request, name: str) -> float | None:

@@ -37,7 +37,7 @@ class Refused extends Error {
 /** Ask the server; throws `Refused` where it says no, and TypeError or AbortError where no answer came. */
 async function ask(path, { headers = {}, ...options } = {}) {
   const known = key ? { authorization: `Api-Key ${key}` } : {};
-  const answer = await fetch(path, { ...options, headers: { ...headers, ...known }, credentials: "omit", referrerPolicy: "no-referrer" });
+  const answer = await fetch(path, { ...options, headers: { ...headers, ...known } });
   scope = answer.headers.get("idempotency-scope") ?? scope;
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
@@ -187,14 +187,11 @@ async function load(again = false) {
   loading?.abort();
   const mine = (loading = new AbortController());
   const { kind, search } = filter();
-  const asking = new URLSearchParams({ limit: PAGE, kind, search });
   const last = again ? null : operations.get(items.at(-1));
-  if (last) {
-    asking.set("created", String(last.created));
-    asking.set("id", last.id);
-  }
+  const body = JSON.stringify({ limit: PAGE, kind: kind || null, search, before: last ? [last.created, last.id] : null });
   try {
-    const found = await asked(`/page/operations?${asking}`, { signal: mine.signal });
+    const headers = { "content-type": "application/json" };
+    const found = await asked("/page/list", { method: "POST", headers, body, signal: mine.signal });
     ahead = found.now - Date.now() / 1000;
     since ??= found.now;
     if (again) {

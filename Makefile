@@ -11,7 +11,7 @@ UV := $(BIN)/uv
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto proto-check test-compat test-faults soak build test-wheel sbom recordings bench plots docs clean
+.PHONY: help demo test lint format proto proto-check test-compat test-faults soak build test-wheel sbom recordings screenshots bench plots docs clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -68,6 +68,9 @@ plots: .venv-bench/done ## draw docs/images from what `make bench` found
 
 docs: .venv-docs/done ## build the pages as a site into site/, and fail where a link leads nowhere
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+screenshots: .venv/test ## make the pictures of the page in docs/images/ (needs Chromium)
+	$(BIN)/python -m docs.screenshots
 
 clean: ## remove the environments and what was built
 	rm -rf .venv .venv-proto .venv-bench .venv-docs dist site

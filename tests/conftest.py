@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests import documents
+from tests import chromium, documents
 from tests.environments import build
 from tests.postgres import Postgres, running
 from yandexart_grpc import AsyncOperation, AsyncYandexArt, Operation, YandexArt
@@ -19,6 +19,12 @@ from yandexart_grpc.server import Embedded, embedded
 # What a test claims does not depend on how busy the machine is.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say aloud what was not tested where there is no browser."""
+    if any(chromium.MISSING in str(skipped.longrepr) for skipped in terminalreporter.stats.get("skipped", ())):
+        terminalreporter.section(chromium.MISSING, sep="!", red=True, bold=True)
 
 
 @pytest.fixture(autouse=True)

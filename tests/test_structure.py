@@ -56,7 +56,11 @@ MAY_IMPORT = {
     "server": ("server", "_otel", "_version", "address", "auth", "stubs", "errors", "request", "image"),
     "server/doors": (
         *("server/doors", "server/operations", "server/answers", "server/callers"),
-        *("_version", "stubs", "errors", "request", "image"),
+        *("_version", "address", "stubs", "errors", "request", "image"),
+    ),
+    "server/doors/page": (
+        *("server/doors", "server/operations", "server/callers", "server/live", "server/store"),
+        *("errors", "image", "stubs"),
     ),
     "server/operations": (
         *(
@@ -68,6 +72,7 @@ MAY_IMPORT = {
             "server/bells",
             "server/callers",
             "server/events",
+            "server/gallery",
             "server/limits",
             "server/backends/base",
         ),
@@ -76,17 +81,24 @@ MAY_IMPORT = {
     "server/events": ("server/store",),
     "server/journal": ("server/events", "server/store", "errors", "stubs"),
     "server/meters": (
-        *("server/allowance", "server/events", "server/operations", "server/store", "server/workers"),
+        *("server/callers", "server/events", "server/operations", "server/store", "server/workers"),
         *("_otel", "_version", "errors", "stubs"),
     ),
+    "server/figures": ("server/events", "server/store"),
+    "server/gallery": (
+        *("server/answers", "server/callers", "server/figures", "server/live", "server/store", "server/thumbnails"),
+    ),
+    "server/live": ("server/events", "server/store", "errors"),
+    "server/thumbnails": ("server/store", "errors", "image", "stubs"),
     "server/answers": ("server/store", "stubs", "errors"),
     "server/callers": ("server/limits", "errors"),
     "server/limits": (),
     "server/schema": ("server/allowance", "stubs", "errors", "request"),
     "server/store": (
-        *("server/schema", "server/allowance", "server/commits", "server/sqlite", "server/postgres"),
+        *("server/schema", "server/listing", "server/allowance", "server/commits", "server/sqlite", "server/postgres"),
         *("_otel", "address", "stubs", "errors", "request"),
     ),
+    "server/listing": ("server/schema", "stubs", "request"),
     "server/allowance": (),
     "server/quotas": ("server/store", "server/allowance", "errors"),
     "server/commits": (),

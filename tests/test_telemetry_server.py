@@ -221,7 +221,7 @@ async def test_an_older_store_learns_of_traces(store: str) -> None:
         made = await caller.submit()
         await caller.ended(made)
     async with open_store(store) as kept:
-        for statement in ("ALTER TABLE operations DROP COLUMN trace", "UPDATE store SET version = 2"):
+        for statement in ("ALTER TABLE operations DROP COLUMN trace", "UPDATE store SET version = 3"):
             await kept._do(lambda connection, statement=statement: connection.exec_driver_sql(statement))  # type: ignore[misc]
     async with opened(Scripted(), store=store) as server, Caller(server.endpoint) as caller:
         assert (await caller.get(made)).HasField("response")

@@ -1,11 +1,24 @@
 """What is said of operations, in the messages of the contract."""
 
+from collections.abc import Awaitable
+from typing import TypeVar
+
 from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 
-from yandexart_grpc.errors import YandexArtError, row
-from yandexart_grpc.server.store import Row, State
+from yandexart_grpc.errors import Unavailable, YandexArtError, row
+from yandexart_grpc.server.store import Row, State, StoreFailure
 from yandexart_grpc.stubs import Operation, RetryInfo, Status
+
+Answer = TypeVar("Answer")
+
+
+async def read(answer: Awaitable[Answer]) -> Answer:
+    """What the store answers. Raises `Unavailable` where it cannot be read."""
+    try:
+        return await answer
+    except StoreFailure as error:
+        raise Unavailable(f"the store cannot be read: {error}") from error
 
 
 def to_status(error: YandexArtError) -> Status:

@@ -46,7 +46,7 @@ class Embedded:
     endpoint: str
     """Its address, as a client takes it."""
     http: str | None = None
-    """The URL of its REST door, and of its OpenAI door with `/v1` behind it; None where they are closed."""
+    """The URL of its page and its REST door, and of its OpenAI door with `/v1` behind it; None where they are closed."""
 
 
 @contextmanager
@@ -150,7 +150,9 @@ async def serving(
             await life.enter_async_context(one.watching(operations, workers, quotas=bool(settings.quota)))
         scheme, credentials = ("https", certificate(settings)) if settings.tls_cert or settings.tls_key else ("http", None)
         host = free(settings)
-        listeners = dict([_listener(settings.http, operations, callers, settings, figures)] if settings.http else ())
+        listeners = dict(
+            [_listener(settings.http, operations, callers, settings, lambda: told.endpoint, figures)] if settings.http else ()
+        )
         # A server that is never started must not be made at all: when it goes, gRPC logs the very object that goes.
         server = make_server(settings.max_request_bytes, interceptors)
         address = f"{reachable(host)}:{bind(server, settings.listen, credentials)}"
@@ -202,7 +204,12 @@ def _meters(settings: ServerSettings, life: AsyncExitStack) -> "tuple[list[Meter
 
 
 def _listener(
-    where: str, operations: Operations, callers: Callers, settings: ServerSettings, figures: Callable[[], bytes] | None
+    where: str,
+    operations: Operations,
+    callers: Callers,
+    settings: ServerSettings,
+    endpoint: Callable[[], str],
+    figures: Callable[[], bytes] | None,
 ) -> "tuple[str, Listener]":
     """The doors over HTTP at an address. What they need is loaded only for whoever opens them."""
     from yandexart_grpc.server.doors.listener import Listener
@@ -211,7 +218,7 @@ def _listener(
     host, port = address_of("http", where, settings)
     bound = bound_at("http", host, port, settings)
     listener = Listener(
-        site(operations, callers, figures),
+        site(operations, callers, endpoint, figures),
         bound,
         headers=[scope_of(operations)],
         tls_cert=settings.tls_cert,

@@ -14,10 +14,10 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from yandexart_grpc._otel import BOUNDS, READS, about
 from yandexart_grpc._version import __version__
 from yandexart_grpc.errors import ConfigurationError, Unavailable, class_of
-from yandexart_grpc.server.allowance import Left
+from yandexart_grpc.server.callers import ANYBODY
 from yandexart_grpc.server.events import Observer
 from yandexart_grpc.server.operations import Operations
-from yandexart_grpc.server.store import Row
+from yandexart_grpc.server.store import Left, Row
 from yandexart_grpc.server.workers import Workers
 from yandexart_grpc.stubs import Status
 
@@ -91,7 +91,7 @@ class Meters(Observer):
     async def _look(self, operations: Operations, workers: Workers) -> None:
         while True:
             with suppress(Unavailable):  # then it is what it was
-                self._servers[workers] = await operations.quotas_left()
+                self._servers[workers] = await operations.gallery.left(ANYBODY)
             await asyncio.sleep(LOOK)
 
     def _sum(self, count: Callable[[Workers], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:

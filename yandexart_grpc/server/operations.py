@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -26,12 +27,12 @@ from yandexart_grpc.errors import (
     with_bill,
 )
 from yandexart_grpc.request import ImageRequest, problems_of_key
-from yandexart_grpc.server.allowance import Left
-from yandexart_grpc.server.answers import status, to_proto, to_status, unknown_outcome
+from yandexart_grpc.server.answers import read, status, to_proto, to_status, unknown_outcome
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.bells import Bells
 from yandexart_grpc.server.callers import ANYBODY, Caller
 from yandexart_grpc.server.events import Audience, Observer
+from yandexart_grpc.server.gallery import Gallery
 from yandexart_grpc.server.limits import Limits, Owned, Seats
 from yandexart_grpc.server.quotas import Quotas
 from yandexart_grpc.server.store import Row, State, Store, StoreFailure
@@ -84,7 +85,8 @@ class Operations:
         self._queue = queue
         self._unknown = unknown
         self._limits = limits
-        self._audience = Audience(observers)
+        self.gallery = Gallery(store, self._get)
+        self._audience = Audience([*observers, self.gallery.live, self.gallery.figures])
         self._seats = Seats(limits.held_reads, limits.held_reads_per_caller)
         self._unfinished = Owned()
         """The operations in flight, by caller."""
@@ -103,6 +105,11 @@ class Operations:
     def scope(self) -> str:
         """The store in which idempotency keys are remembered."""
         return self._store.id
+
+    @property
+    def charges(self) -> bool:
+        """Whether a picture costs money."""
+        return self._backend.charges
 
     @property
     def stopping(self) -> bool:
@@ -164,6 +171,10 @@ class Operations:
         """Whether there is a place for one more read of the caller to be held in."""
         return self._seats.free(caller.name)
 
+    def held(self, caller: Caller) -> AbstractContextManager[None]:
+        """Take that place until the `with` block ends."""
+        return self._seats.taken(caller.name)
+
     async def look(self, operation_id: str, hold: float = 0.0, *, caller: Caller = ANYBODY) -> Operation:
         """The operation as it is now; or once it is done, if that is within `hold` seconds and the caller may be held.
 
@@ -203,12 +214,9 @@ class Operations:
         """
         return to_proto(await asyncio.shield(self._spawn(self._cancel(operation_id, caller))))
 
-    async def quotas_left(self) -> list[Left]:
-        """What is left of the quotas. Raises `Unavailable`."""
-        return await self._read(self._store.left())
-
     async def drain(self, grace: float) -> None:
         """Let the work that has begun go on for `grace` seconds, leave the rest to the next process, and hold nobody any more."""
+        self.gallery.live.close()
         await self._workers.drain(grace)
         self._bells.silence()
         self._sketches.silence()
@@ -312,13 +320,13 @@ class Operations:
         return min(max(1.0, self._usual), LONGEST_PAUSE)
 
     async def _is_known(self, entry: Row) -> bool:
-        return entry.key is not None and await self._read(self._store.find(entry.caller, entry.key)) is not None
+        return entry.key is not None and await read(self._store.find(entry.caller, entry.key)) is not None
 
     async def _cancel(self, operation_id: str, caller: Caller) -> Row:
         entry = await self._get(operation_id, caller)
         stoppable = entry.state is State.ACCEPTED or (entry.state is State.RUNNING and not entry.charged)
         cancelled = _done(entry, status(StatusCode.CANCELLED, "The operation was cancelled"), self._keep)
-        if not stoppable or not await self._read(self._store.advance(cancelled, before=entry.state)):
+        if not stoppable or not await read(self._store.advance(cancelled, before=entry.state)):
             return await self._get(operation_id, caller)
         self._workers.stop(operation_id)
         self._tell(cancelled)
@@ -393,16 +401,10 @@ class Operations:
                 await asyncio.sleep(STORE_PAUSE)
 
     async def _get(self, operation_id: str, caller: Caller) -> Row:
-        entry = self._unsaved.get(operation_id) or await self._read(self._store.get(operation_id))
+        entry = self._unsaved.get(operation_id) or await read(self._store.get(operation_id))
         if entry is None or entry.caller != caller.name or (entry.expires is not None and entry.expires <= time.time()):
             raise NotFound(f"Operation {operation_id!r} not found")
         return entry
-
-    async def _read(self, answer: Coroutine[Any, Any, Answer]) -> Answer:
-        try:
-            return await answer
-        except StoreFailure as error:
-            raise Unavailable(f"the store cannot be read: {error}") from error
 
     async def _tidy(self) -> None:
         while True:

@@ -1,6 +1,7 @@
 """What is kept, and in which tables: an operation as a row, and how an older store becomes a newer one."""
 
 import secrets
+import unicodedata
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -54,6 +55,17 @@ class Row:
     """The picture or the error, once the state is DONE."""
 
 
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small picture, and what is known of the large one."""
+
+    width: int
+    """Pixels of the large one."""
+    height: int
+    image: bytes
+    """A JPEG."""
+
+
 _METADATA = MetaData()
 _STORE = Table(
     "store",
@@ -83,10 +95,31 @@ OPERATIONS = Table(
     Column("response", sql.LargeBinary),
     UniqueConstraint("caller", "key"),
 )
+PROMPTS = Table(
+    "prompts",
+    _METADATA,
+    Column("operation", sql.ForeignKey(OPERATIONS.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("words", sql.Text, nullable=False),
+)
+"""The prompts as they are searched. In the table of operations they would lie behind the pictures, which SQLite reads first."""
+THUMBNAILS = Table(
+    "thumbnails",
+    _METADATA,
+    Column("operation", sql.ForeignKey(OPERATIONS.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("width", sql.Integer, nullable=False),
+    Column("height", sql.Integer, nullable=False),
+    Column("image", sql.LargeBinary, nullable=False),
+)
+"""Small pictures, and the pixels of the large ones."""
 IS_WAITING = OPERATIONS.c.state == sql.literal_column(str(int(State.ACCEPTED)))
 _LINES = (
     sql.Index("waiting", OPERATIONS.c.rank, sqlite_where=IS_WAITING, postgresql_where=IS_WAITING),
     sql.Index("waiting_of_caller", OPERATIONS.c.caller, OPERATIONS.c.rank, sqlite_where=IS_WAITING, postgresql_where=IS_WAITING),
+)
+_LISTS = (
+    sql.Index("listed", OPERATIONS.c.created, OPERATIONS.c.id),
+    sql.Index("listed_of_caller", OPERATIONS.c.caller, OPERATIONS.c.created, OPERATIONS.c.id),
+    sql.Index("ended", OPERATIONS.c.ended),
 )
 
 
@@ -105,7 +138,17 @@ def _trace(connection: Connection) -> None:
         connection.execute(sql.text("ALTER TABLE operations ADD COLUMN trace VARCHAR(55) DEFAULT '' NOT NULL"))
 
 
-_STEPS = (_METADATA.create_all, _rank, allowance.READS.create, _trace)
+def _lists(connection: Connection) -> None:
+    """Add what lists need, which the fourth version of the schema had not."""
+    _METADATA.create_all(connection, [PROMPTS, THUMBNAILS])
+    for index in _LISTS:
+        index.create(connection, checkfirst=True)
+    known = sql.select(PROMPTS.c.operation)
+    for found in connection.execute(sql.select(OPERATIONS.c.id, OPERATIONS.c.request).where(OPERATIONS.c.id.not_in(known))).all():
+        connection.execute(PROMPTS.insert().values(words_of(found.id, request_of(found.request))))
+
+
+_STEPS = (_METADATA.create_all, _rank, allowance.READS.create, _trace, _lists)
 """What brings a store from one version of the schema to the next; a new one has version 0."""
 
 
@@ -121,6 +164,26 @@ def migrate(connection: Connection, url: str) -> str:
         connection.execute(_STORE.delete())
         connection.execute(_STORE.insert().values(id=store_id, version=len(_STEPS)))
     return str(store_id)
+
+
+def require_current(connection: Connection, url: str) -> None:
+    """Raise `ConfigurationError` unless the schema is the one of this version."""
+    if not sql.inspect(connection).has_table(_STORE.name):
+        raise ConfigurationError(f"store: {url!r} holds no operations; a server makes it when it starts")
+    version = connection.scalars(sql.select(_STORE.c.version)).one()
+    if version != len(_STEPS):
+        todo = "take a newer version" if version > len(_STEPS) else "start a server of this version on it once"
+        raise ConfigurationError(f"store: {url!r} has schema {version}, and this version reads {len(_STEPS)}; {todo}")
+
+
+def folded(text: str) -> str:
+    """A text as it is searched: in one case and one way to write each character, without NUL, which PostgreSQL cannot keep."""
+    return unicodedata.normalize("NFKC", text).casefold().replace("\0", "")
+
+
+def words_of(operation_id: str, request: ImageRequest) -> dict[str, str]:
+    """The columns of a prompt."""
+    return {"operation": operation_id, "words": folded("\n".join(message.text for message in request.messages))}
 
 
 def values(row: Row) -> dict[str, Any]:
@@ -157,7 +220,7 @@ def row_of(found: sql.Row[Any]) -> Row:
         id=found.id,
         caller=found.caller,
         key=found.key,
-        request=ImageRequest.from_proto(ImageGenerationRequest.FromString(found.request)),
+        request=request_of(found.request),
         state=State(found.state),
         created=found.created,
         started=found.started,
@@ -171,3 +234,8 @@ def row_of(found: sql.Row[Any]) -> Row:
         warnings=tuple(found.warnings.splitlines()),
         outcome=outcome,
     )
+
+
+def request_of(kept: bytes) -> ImageRequest:
+    """The request in a column."""
+    return ImageRequest.from_proto(ImageGenerationRequest.FromString(kept))

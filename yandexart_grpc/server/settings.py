@@ -40,7 +40,7 @@ class ServerSettings:
     listen: str = LISTEN
     """`host:port` of the gRPC door; port 0 takes a free one."""
     http: str | None = None
-    """`host:port` of the REST and OpenAI doors; without one, they are closed."""
+    """`host:port` of the page and of the REST and OpenAI doors; without one, they are closed."""
     backend: str | Backend = "demo"
     """The name of a backend, or one of your own."""
     duration: str = DURATION

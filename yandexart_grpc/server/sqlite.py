@@ -71,7 +71,7 @@ def _connected(connection: Any, _: object) -> None:
     """
     connection.isolation_level = None  # transactions begin where we say so, and not where the driver thinks
     cursor = connection.cursor()
-    for pragma in ("journal_mode = TRUNCATE", "synchronous = FULL", "secure_delete = ON"):
+    for pragma in ("journal_mode = TRUNCATE", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -3,9 +3,10 @@ that knows what the states mean. What differs from one database to another stand
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,10 +21,41 @@ from yandexart_grpc._otel import span
 from yandexart_grpc.address import shown
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server import allowance
+from yandexart_grpc.server.allowance import Left
 from yandexart_grpc.server.commits import Commits, StoreFailure, committing
-from yandexart_grpc.server.schema import IS_WAITING, OPERATIONS, Row, State, migrate, row_of, values
+from yandexart_grpc.server.listing import Kind, Listed, Selection, listed
+from yandexart_grpc.server.schema import (
+    IS_WAITING,
+    OPERATIONS,
+    PROMPTS,
+    THUMBNAILS,
+    Row,
+    State,
+    Thumbnail,
+    migrate,
+    require_current,
+    row_of,
+    values,
+    words_of,
+)
 
-__all__ = ["MEMORY", "Row", "State", "Store", "StoreFailure", "is_shared", "left_of", "open_store", "place_of"]
+__all__ = [
+    "MEMORY",
+    "Kind",
+    "Left",
+    "Listed",
+    "Row",
+    "Selection",
+    "State",
+    "Store",
+    "StoreFailure",
+    "Thumbnail",
+    "is_shared",
+    "left_of",
+    "listed_in",
+    "open_store",
+    "place_of",
+]
 
 MEMORY = "sqlite://"
 """A store that lives as long as the process."""
@@ -83,6 +115,7 @@ class Store:
                 connection.execute(_expired(row.created))  # it may be one that was to be forgotten
                 if (rank := connection.scalar(add)) is None:
                     return row_of(connection.execute(sql.select(OPERATIONS).where(_named(row.caller, row.key))).one())
+            connection.execute(PROMPTS.insert().values(words_of(row.id, row.request)))
             self._database.enqueue(connection, row.id, rank)
             return replace(row, rank=rank)
 
@@ -118,6 +151,30 @@ class Store:
         query = sql.select(OPERATIONS).where(OPERATIONS.c.state < State.DONE).order_by(OPERATIONS.c.created)
         return await self._do(lambda connection: [row_of(found) for found in connection.execute(query)])
 
+    async def listed(self, selection: Selection) -> list[Listed]:
+        """The newest operations of a selection, newest first."""
+        return await self._do(lambda connection: listed(connection, selection, time.time()))
+
+    async def thumbnail(self, operation_id: str, caller: str) -> Thumbnail | None:
+        """The small picture of the caller's operation, if it was kept."""
+        query = sql.select(THUMBNAILS.c.width, THUMBNAILS.c.height, THUMBNAILS.c.image).join(OPERATIONS)
+        here = query.where(OPERATIONS.c.id == operation_id, OPERATIONS.c.caller == caller, OPERATIONS.c.expires > time.time())
+
+        def work(connection: Connection) -> Thumbnail | None:
+            found = connection.execute(here).first()
+            return None if found is None else Thumbnail(*found)
+
+        return await self._do(work)
+
+    async def keep_thumbnail(self, operation_id: str, thumbnail: Thumbnail) -> None:
+        """Keep the small picture of an operation as long as that."""
+
+        def work(connection: Connection) -> None:
+            kept = {"operation": operation_id, "width": thumbnail.width, "height": thumbnail.height, "image": thumbnail.image}
+            connection.execute(allowance.INSERTS[connection.dialect.name](THUMBNAILS).values(kept).on_conflict_do_nothing())
+
+        await self._do(work)
+
     async def take(self, folder: str, limits: allowance.Quota) -> allowance.Taken:
         """Take one of the pictures that the folder may buy."""
         return await self._do(lambda connection: allowance.take(connection, folder, limits))
@@ -126,7 +183,7 @@ class Store:
         """Give the folder's next read its time, and return how many seconds that is away."""
         return await self._do(lambda connection: allowance.reserve(connection, folder, limits))
 
-    async def left(self) -> list[allowance.Left]:
+    async def left(self) -> list[Left]:
         """What is left of the quotas of each folder that has bought something."""
         return await self._do(allowance.left)
 
@@ -155,21 +212,37 @@ async def open_store(url: str) -> AsyncIterator[Store]:
         yield Store(database, await life.enter_async_context(committing(database.engine, threads, database.lanes)), store_id)
 
 
-def left_of(url: str) -> list[allowance.Left]:
+def left_of(url: str) -> list[Left]:
     """What is left of the quotas in the store at a URL, whoever serves it. Raises `ConfigurationError`."""
+    with _reading(url) as connection:
+        return allowance.left(connection)
+
+
+def listed_in(url: str, selection: Selection) -> list[Listed]:
+    """The newest operations of a selection in the store at a URL, whoever serves it. Raises `ConfigurationError`."""
+    with _reading(url) as connection:
+        return listed(connection, selection, time.time())
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[Connection]:
+    """A connection that changes nothing, beside the servers that use the store."""
     place = place_of(url)
     if place.drivername == "sqlite" and not (place.database and Path(place.database).is_file()):
         raise ConfigurationError(f"store: {url!r} is no file")
-    engine = sql.create_engine(place.set(drivername="postgresql+psycopg") if is_shared(url) else place)
     try:
-        with engine.begin() as connection:
-            return allowance.left(connection)
+        with ExitStack() as life:
+            engine = sql.create_engine(place.set(drivername="postgresql+psycopg") if is_shared(url) else place)
+            life.callback(engine.dispose)
+            connection = life.enter_context(engine.connect()).execution_options(postgresql_readonly=True)
+            if not is_shared(url):
+                connection.exec_driver_sql("PRAGMA query_only = ON")
+            require_current(connection, shown(url))
+            yield connection
     except DBAPIError as error:
         raise ConfigurationError(f"store: {shown(url)!r} cannot be read: {error.orig}") from error
     except ImportError as error:
         raise _missing(error) from error
-    finally:
-        engine.dispose()
 
 
 def is_shared(url: str) -> bool:

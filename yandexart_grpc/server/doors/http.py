@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from yandexart_grpc.errors import InvalidRequest, NotFound, Unavailable, YandexArtError, row
+from yandexart_grpc.address import is_loopback
+from yandexart_grpc.errors import InvalidRequest, NotFound, PermissionDenied, Unavailable, YandexArtError, row
 from yandexart_grpc.server.callers import Caller
 
 log = logging.getLogger("yandexart_grpc.server")
@@ -83,6 +84,20 @@ def authorization(request: Request) -> str:
     return request.headers.get("authorization", "").strip()
 
 
+def require_known_host(request: Request) -> None:
+    """Refuse a request without a credential that came over loopback under a name that is not of this machine.
+
+    It is how a page on the web would reach a server that asks nobody for a key: by a name of its own that leads here. Raises
+    `PermissionDenied`.
+    """
+    host, (bound, _) = request.url.hostname or "", request.scope["server"]
+    if not authorization(request) and is_loopback(bound) and not is_loopback(host):
+        raise PermissionDenied(
+            f"host: {host!r} is not a name of this machine, to which a server on loopback answers without a key; call it"
+            " 'localhost', or give the server a key_file"
+        )
+
+
 def sent(request: Request, caller: Caller) -> dict[str, Any]:
     """What `Operations.accept` is told of a request beside its message."""
     key = request.headers.get("idempotency-key")
@@ -142,6 +157,8 @@ def _require_json(request: Request) -> None:
     unsaid = media in ("", "application/x-www-form-urlencoded") and "origin" not in request.headers
     if media != "application/json" and not unsaid:
         raise InvalidRequest(f"content-type: {media!r} is not 'application/json'")
+    if "origin" in request.headers:
+        require_known_host(request)
 
 
 async def _body(request: Request) -> bytes:

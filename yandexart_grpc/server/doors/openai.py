@@ -8,10 +8,10 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from yandexart_grpc.errors import ContentRefused, OperationTimeout, Unavailable, YandexArtError, row
 from yandexart_grpc.image import Image
@@ -19,6 +19,7 @@ from yandexart_grpc.server.answers import to_status
 from yandexart_grpc.server.callers import Caller, Callers
 from yandexart_grpc.server.doors.http import HOLE, Endpoint, answer, authorization, object_of, sent, with_images
 from yandexart_grpc.server.doors.promises import LONGEST_HOLD
+from yandexart_grpc.server.doors.streams import HEARTBEAT, PAUSE_MARK, event, stream, with_pauses
 from yandexart_grpc.server.doors.wishes import BadParameter, Wish
 from yandexart_grpc.server.operations import Operations
 from yandexart_grpc.stubs import ImageGenerationResponse, Operation
@@ -30,8 +31,6 @@ LONGEST_WAIT = 900.0
 """Seconds after which a caller is not held any longer; the operations go on."""
 PAUSE = 1.0
 """Seconds from one look to the next, where too many are held for one more."""
-HEARTBEAT = 10.0
-"""Seconds of silence in a stream, at the most: what stands in between takes longer ones for the end."""
 NO_USAGE = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -47,8 +46,6 @@ KINDS = {
     429: "rate_limit_error",
 }
 """What an error is called, by its status; others below 500 are faults of the request, and above of the server."""
-
-News = TypeVar("News")
 
 
 class OpenAI:
@@ -78,8 +75,7 @@ class OpenAI:
             headers = {"x-request-id": ",".join(ids)}
             if wish.stream:
                 events = self._events(ids[0], caller, wish.partial_images)
-                headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-                return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+                return stream(events, headers)
             images = [Image.from_operation(await self._finished(one, caller, request), None) for one in ids]
             return Response(_answer(images), headers=headers, media_type="application/json")
         except YandexArtError as error:
@@ -120,9 +116,9 @@ class OpenAI:
         """The stream of one picture."""
         index = 0
         try:
-            async for news in _with_pauses(self._news(operation_id, caller, partial_images), HEARTBEAT):
+            async for news in with_pauses(self._news(operation_id, caller, partial_images), HEARTBEAT):
                 if news is None:
-                    yield b": it goes on\n\n"
+                    yield PAUSE_MARK
                 elif isinstance(news, bytes):
                     sketch = Image.from_operation(_sketched(operation_id, news), None)
                     yield _event("image_generation.partial_image", sketch, partial_image_index=index)
@@ -132,7 +128,7 @@ class OpenAI:
                 else:
                     yield _event("image_generation.completed", Image.from_operation(news, None), usage=NO_USAGE)
         except YandexArtError as error:
-            yield f"event: error\ndata: {json.dumps({'type': 'error', **nested(error)})}\n\n".encode()
+            yield event("error", json.dumps({"type": "error", **nested(error)}).encode())
 
 
 def nested(error: YandexArtError) -> dict[str, Any]:
@@ -157,7 +153,7 @@ def _look(image: Image) -> dict[str, str]:
 
 def _event(kind: str, image: Image, **more: object) -> bytes:
     content = {"type": kind, "b64_json": HOLE, "created_at": int(time.time()), **_look(image), **more}
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), with_images(content, [image.data]))
+    return event(kind, with_images(content, [image.data]))
 
 
 def _sketched(operation_id: str, sketch: bytes) -> Operation:
@@ -169,22 +165,3 @@ def _sketched(operation_id: str, sketch: bytes) -> Operation:
 
 def _stopping(operation_id: str) -> Unavailable:
     return Unavailable(f"the server stops; operation {operation_id} is kept, and goes on when the server is back")
-
-
-async def _with_pauses(news: AsyncIterator[News], seconds: float) -> AsyncIterator[News | None]:
-    """The news, and None whenever there was none for so many seconds."""
-    coming = asyncio.ensure_future(anext(news))
-    try:
-        while True:
-            if not (await asyncio.wait([coming], timeout=seconds))[0]:
-                yield None
-                continue
-            try:
-                told = coming.result()
-            except StopAsyncIteration:
-                return
-            coming = asyncio.ensure_future(anext(news))  # listens again before this is handed out, so that nothing is missed
-            yield told
-    finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)

@@ -12,6 +12,7 @@ from yandexart_grpc.server.callers import Callers
 from yandexart_grpc.server.doors.http import Door, app, authorization
 from yandexart_grpc.server.doors.openai import OpenAI, nested
 from yandexart_grpc.server.doors.openapi import description
+from yandexart_grpc.server.doors.page import Page
 from yandexart_grpc.server.doors.rest import Rest, flat
 from yandexart_grpc.server.operations import Operations
 
@@ -19,8 +20,14 @@ FIGURES = "text/plain; version=0.0.4; charset=utf-8"
 """What Prometheus calls the format of its pages."""
 
 
-def site(operations: Operations, callers: Callers, figures: Callable[[], bytes] | None = None) -> Starlette:
-    """The OpenAI door below `/v1/`, and the REST door everywhere else; `figures` makes the page for Prometheus."""
+def site(
+    operations: Operations, callers: Callers, endpoint: Callable[[], str], figures: Callable[[], bytes] | None = None
+) -> Starlette:
+    """The OpenAI door below `/v1/`, the page at `/` and below `/page/`, and the REST door everywhere else.
+
+    The page tells the address of the gRPC door, which is known when that is asked for; `figures` makes the page for Prometheus.
+    """
+    page = Page(operations, callers, endpoint)
     described = JSONResponse(description())
 
     async def describe(_: Request) -> Response:
@@ -39,6 +46,7 @@ def site(operations: Operations, callers: Callers, figures: Callable[[], bytes] 
                 "/",
                 flat,
                 [
+                    *page.routes(),
                     *Rest(operations, callers).routes(),
                     (("GET",), "/openapi.json", describe),
                     (("GET",), "/metrics", measure),

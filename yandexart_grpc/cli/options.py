@@ -1,6 +1,7 @@
 """The options that several commands share. Each has the name of the client's argument, and its default from there."""
 
 import inspect
+import logging
 import shlex
 from collections.abc import Callable
 from functools import reduce
@@ -11,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from yandexart_grpc import YandexArt
+from yandexart_grpc.cli.output import VERBOSE, is_verbose
 from yandexart_grpc.request import DEFAULT_MODEL
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -150,23 +152,80 @@ def point_to_demo(connection: Connection) -> None:
     connection["endpoint"] = DEMO
 
 
+def metadata_option(command: F) -> F:
+    """The option for what is added to an image."""
+    option = click.option(
+        "--no-metadata",
+        is_flag=True,
+        help="Leave the comment with prompt, seed, model, aspect ratio and operation id out of the images.",
+    )
+    return option(command)
+
+
+def present_options(command: F) -> F:
+    """The options of a command that shows what it saved."""
+    return _all(
+        command,
+        click.option("--show", is_flag=True, help="Show the image in the terminal too, if stdout is one."),
+        click.option("--open", "open_it", is_flag=True, help="Open the saved file with what opens images on this machine."),
+    )
+
+
+def require_no_json() -> None:
+    """Refuse --show together with --json: both are for stdout."""
+    if click.get_current_context().params["as_json"]:
+        raise click.UsageError("--show draws on the terminal, and --json talks to a program: give one of them.")
+
+
 def json_option(command: F) -> F:
     """The option to talk to programs."""
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object: to stdout, or an error to stderr.")
     return option(command)
 
 
+def verbose_option(command: F) -> F:
+    """The option to be told more. Only what prints errors looks at it: it is no argument of the command."""
+    option = click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        expose_value=False,
+        callback=_be_verbose,
+        help="Print all that is known of an error, and log to stderr what is done.",
+    )
+    return option(command)
+
+
+def _be_verbose(context: click.Context, _: click.Parameter, verbose: bool) -> None:
+    context.meta[VERBOSE] = verbose
+    if verbose:
+        log_to_stderr()
+
+
+def log_to_stderr() -> None:
+    """Let the log be seen: what goes wrong, or with --verbose the life of each operation too."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("yandexart_grpc").setLevel(logging.INFO if is_verbose() else logging.WARNING)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help. The tests run each line."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])  # \b: keep the lines
+
+
 CARRIED = frozenset(Connection.__annotations__) | {"output", "force", "as_json"}
 """What a command that picks an operation up takes over from the one that was left."""
 
 
-def pick_up_command(operation_id: str) -> str:
-    """The command that picks an operation up, with those options of the running command that it needs to do the same."""
+def pick_up_command(operation_id: str, output: Path | None) -> str:
+    """The command that picks an operation up and saves its image as `output`, with those options of the running command that it
+    needs to do the same.
+    """
     words = ["yandexart", "operation", "wait", operation_id]
     context = click.get_current_context()
     for option in context.command.params:
         if option.name in CARRIED and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
-            value = context.params[option.name]
+            value = output if option.name == "output" else context.params[option.name]
             words += option.opts[:1] if isinstance(value, bool) else [option.opts[0], str(value)]
     if context.params.get("demo"):
         words += ["--endpoint", DEMO]

@@ -1,7 +1,6 @@
 """`yandexart serve`: the server in the foreground."""
 
 import asyncio
-import logging
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import click
 import platformdirs
 
 from yandexart_grpc import ConfigurationError
+from yandexart_grpc.cli.options import examples, log_to_stderr, verbose_option
 from yandexart_grpc.cli.output import echo, reporting
 
 if TYPE_CHECKING:
@@ -30,7 +30,13 @@ def default_store() -> str:
     return f"sqlite:///{platformdirs.user_data_path('yandexart') / 'yandexart.db'}"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "yandexart serve",
+        "yandexart serve --http 127.0.0.1:8080 --store sqlite:///orders.db --verbose",
+        "yandexart serve --store postgresql://art@db.internal/art --upstream-credentials server --backend images",
+    )
+)
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one.")
 @click.option(
     "--http", metavar="HOST:PORT", help="Speak REST and OpenAI's Images API there as well, for example on 127.0.0.1:8080."
@@ -125,8 +131,8 @@ def default_store() -> str:
 @click.option(
     "--grace", type=span, default="25s", show_default=True, metavar="SPAN", help="What work in progress gets at the end."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log the life of each operation, not only what goes wrong.")
-def serve(verbose: bool, **settings: Any) -> None:
+@verbose_option
+def serve(**settings: Any) -> None:
     """Serve images to clients until SIGTERM or Ctrl-C.
 
     What was accepted is kept in the store, and taken up again by the next server on the same store. Spans are seconds, or a
@@ -134,8 +140,7 @@ def serve(verbose: bool, **settings: Any) -> None:
 
     Prints one line to stdout once it can be reached, which ends with its address, and one more with --http; logs go to stderr.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("yandexart_grpc").setLevel(logging.INFO if verbose else logging.WARNING)
+    log_to_stderr()
     with reporting(as_json=False):
         try:
             from yandexart_grpc import server  # a room of its own, entered only here

@@ -31,6 +31,7 @@ from benchmarks.fleet_world import Fleet, Gcra
 from benchmarks.lean import jpeg
 from tests.doors import Caller, Scripted, opened
 from tests.postgres import Postgres
+from tests.test_readme import commands
 from yandexart_grpc import YandexArt
 from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.server import ServerSettings
@@ -225,7 +226,7 @@ class TestPages:
         for span in spans:
             if span.startswith("yandexart serve "):
                 parsed(shlex.split(span)[1:])
-        ours = {option for command in yandexart.commands.values() for parameter in command.params for option in parameter.opts}
+        ours = {option for _, command in commands(yandexart) for parameter in command.params for option in parameter.opts}
         assert {span.partition(" ")[0] for span in spans if span.startswith("--")} <= ours
 
     def test_every_line_of_the_log_is_told(self) -> None:

@@ -23,7 +23,7 @@ from yandexart_grpc.cli.target import Target
 from yandexart_grpc.cli.terminal import present
 
 
-@click.group()
+@click.group(epilog=examples("yandexart operation get fbvEXAMPLE", "yandexart operation wait fbvEXAMPLE -o cat.jpeg"))
 def operation() -> None:
     """Look at an earlier operation, wait for it, or cancel it."""
 

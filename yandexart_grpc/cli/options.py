@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from yandexart_grpc import YandexArt
+from yandexart_grpc.batch.origin import Origin
 from yandexart_grpc.cli.output import VERBOSE, is_verbose
 from yandexart_grpc.request import DEFAULT_MODEL
 
@@ -45,7 +46,7 @@ def default(callable_: Callable[..., object], argument: str) -> Any:
 
 def connection_options(command: F) -> F:
     """The options of `Connection`."""
-    return _all(
+    return all_of(
         command,
         click.option(
             "--endpoint",
@@ -91,7 +92,7 @@ def connection_options(command: F) -> F:
 
 def image_options(command: F) -> F:
     """The options of a command that waits for an image and saves it."""
-    return _all(
+    return all_of(
         command,
         click.option(
             "-o",
@@ -107,7 +108,7 @@ def image_options(command: F) -> F:
 
 def request_options(command: F) -> F:
     """The options of a command that orders images."""
-    return _all(
+    return all_of(
         command,
         click.option("--aspect-ratio", metavar="W:H", help="Width to height, such as 16:9.  [default: 1:1]"),
         click.option("--seed", type=int, metavar="N", help="Equal seeds give equal images.  [default: random]"),
@@ -164,7 +165,7 @@ def metadata_option(command: F) -> F:
 
 def present_options(command: F) -> F:
     """The options of a command that shows what it saved."""
-    return _all(
+    return all_of(
         command,
         click.option("--show", is_flag=True, help="Show the image in the terminal too, if stdout is one."),
         click.option("--open", "open_it", is_flag=True, help="Open the saved file with what opens images on this machine."),
@@ -232,5 +233,24 @@ def pick_up_command(operation_id: str, output: Path | None) -> str:
     return shlex.join(words)
 
 
-def _all(command: F, *options: Callable[[F], F]) -> F:
+def again_command(origin: Origin) -> str | None:
+    """The command that asks for the same picture again, by what is known of it; None where that is too little, or more than a
+    command can say. Address and credential are left to the environment.
+    """
+    if origin.prompt is None or origin.seed is None or origin.weighted:
+        return None
+    words = ["yandexart", "generate", origin.prompt, "--seed", str(origin.seed)]
+    if origin.model:
+        words += ["--model", origin.model]
+    if origin.aspect_ratio:
+        words += ["--aspect-ratio", origin.aspect_ratio]
+    if (origin.model or "").startswith("art://demo/"):  # the folder that stands for none
+        words += ["--demo"]
+    if origin.prompt.startswith("-"):
+        words = [*words[:2], *words[3:], "--", origin.prompt]
+    return shlex.join(words)
+
+
+def all_of(command: F, *options: Callable[[F], F]) -> F:
+    """The command with these options, in this order."""
     return reduce(lambda decorated, option: option(decorated), reversed(options), command)

@@ -34,7 +34,7 @@ def manual() -> str:
         "Options of all commands that call a server:",
         _listed(*connections(yandexart.commands["doctor"])),
     ]
-    parts += ["## Exit codes", *_paragraphs(exit_codes())]
+    parts += ["## Exit codes", *list(_paragraphs(exit_codes()))[1:]]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

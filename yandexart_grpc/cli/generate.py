@@ -95,8 +95,8 @@ def generate(
 
     The credential comes from the environment only: YC_API_KEY, YC_SERVICE_ACCOUNT_KEY_FILE, and what else the README lists.
 
-    Several images are ordered one after another and waited for together. The first that cannot be ordered ends the ordering,
-    whatever was ordered is saved, and the exit code is that of the first error. --json then prints one object with images,
+    Several images are ordered before the first is waited for. The first that cannot be ordered ends the ordering, whatever
+    was ordered is saved, and the exit code is that of the first error. --json then prints one object with images,
     errors, how many were not ordered, and the exit code.
     """
     if demo:
@@ -115,7 +115,7 @@ def generate(
                     file = output if output is None or number == 1 else output.with_stem(f"{output.stem}-{index + 1}")
                     target, so_far = Target(file, force=force), Progress(shown, connection, file)
                     pictures.append(Picture(art._request(prompt, options), target, so_far, metadata=not no_metadata))
-                make(art, pictures)
+                make(art, pictures, timeout)
         except KeyboardInterrupt:
             interrupted = True
             for picture in pictures:

@@ -1,8 +1,7 @@
-"""What `yandexart generate` makes: one picture or several, ordered one after another, waited for together, and each saved as
-soon as it is there.
+"""What `yandexart generate` makes: one picture or several, all ordered before the first is waited for.
 
 `YandexArt.map` tells the id of an operation only with its image; here each is known before, so that what was interrupted can be
-picked up.
+picked up. They are fetched in their order, by calls that Ctrl-C may end at any instant.
 """
 
 import time
@@ -11,11 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from yandexart_grpc import Image, Operation, OperationTimeout, YandexArt, YandexArtError
+from yandexart_grpc import Image, Operation, YandexArt, YandexArtError
 from yandexart_grpc.batch.origin import Origin, commented
 from yandexart_grpc.cli.progress import Progress
 from yandexart_grpc.cli.target import Target
 from yandexart_grpc.request import ImageRequest
+
+LEAST = 0.1
+"""Seconds that are left to fetch what may be done already, when the time for all is up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +64,17 @@ class Picture:
             )
             self._so_far.waiting(self.operation.id)
 
-    def save(self, operation: Operation) -> None:
-        """Save the image of its operation, which has ended."""
+    def save(self, deadline: float) -> None:
+        """Wait for its image until that instant of the monotonic clock, and save it, if it was ordered."""
+        if self.operation is None:
+            return
         with self._kept():
-            image, seconds = operation.result(), time.monotonic() - self._start
+            image = self.operation.result(timeout=max(round(deadline - time.monotonic(), 1), LEAST))
+            seconds = time.monotonic() - self._start
             self._so_far.saving()
             if self._metadata:
                 image = replace(image, data=commented(image.data, Origin.of(self._request, image.operation_id)))
             self.ended = Saved(image, self._target.save(image), seconds)
-
-    def give_up(self, error: OperationTimeout) -> None:
-        """The time for all is up."""
-        if self.operation and self.ended is None:
-            text = str(error).replace(str(error.operation_id), self.operation.id)
-            self.ended = self._so_far.advise(OperationTimeout(text, code=error.code, operation_id=self.operation.id))
 
     def interrupt(self) -> None:
         """Ctrl-C came. If it was not ordered yet, there is nothing to say of it."""
@@ -93,8 +92,11 @@ class Picture:
             self.ended = self._so_far.advise(self._so_far.not_saved(error))
 
 
-def make(art: YandexArt, pictures: Sequence[Picture]) -> None:
-    """Order them, up to the first that cannot be ordered, and save what comes. All could be saved, or nothing is ordered."""
+def make(art: YandexArt, pictures: Sequence[Picture], timeout: float) -> None:
+    """Order them, up to the first that cannot be ordered, and save what comes within the `timeout`, in seconds.
+
+    Nothing is ordered unless all could be saved.
+    """
     for picture in pictures:
         picture.check()
     if any(picture.ended for picture in pictures):
@@ -103,10 +105,6 @@ def make(art: YandexArt, pictures: Sequence[Picture]) -> None:
         picture.order(art)
         if picture.ended:
             break
-    ordered = {picture.operation: picture for picture in pictures if picture.operation}
-    try:
-        for operation in art.as_completed(ordered):
-            ordered[operation].save(operation)
-    except OperationTimeout as error:
-        for picture in ordered.values():
-            picture.give_up(error)
+    deadline = time.monotonic() + timeout
+    for picture in pictures:
+        picture.save(deadline)

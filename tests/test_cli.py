@@ -1,5 +1,6 @@
 """The command line, through its front door: in this process where that shows enough, as a process of its own elsewhere."""
 
+import codecs
 import contextlib
 import dataclasses
 import json
@@ -107,10 +108,10 @@ def picked_up(err: str) -> Result:
 
 def read_until(file: int, enough: Callable[[str], bool]) -> str:
     """What a terminal shows until it is enough, or until its other end is closed."""
-    seen = ""
+    seen, decoder = "", codecs.getincrementaldecoder("utf-8")()
     with contextlib.suppress(OSError):  # Linux says EIO where the other end is closed
         while not enough(seen) and (data := os.read(file, 10_000)):
-            seen += data.decode()
+            seen += decoder.decode(data)
     return seen
 
 

@@ -19,6 +19,7 @@ from yandexart_grpc import (
     OperationFailed,
     OutcomeUnknown,
     PermissionDenied,
+    ProtocolError,
     QuotaExceeded,
     Unauthenticated,
     Unavailable,
@@ -107,6 +108,8 @@ def next_steps(error: YandexArtError) -> list[str]:
             return [f"{PAID[error.billed]} {again}"]
         case OutcomeUnknown():
             return ["Running the command again may pay for a second picture."]
+        case ProtocolError():
+            return ["`yandexart doctor` tells whether a server of images is there, and --verbose what this one said."]
     return []
 
 

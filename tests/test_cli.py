@@ -337,10 +337,17 @@ class TestErrors:
         "arguments", [["--endpoint", "ftp://x"], ["--timeout", "nan"], ["--seed", "0"], ["--folder-id", "a b"], []]
     )
     def test_wrong_settings_are_named_by_the_client(self, arguments: list[str]) -> None:
-        """Without any endpoint or credential too: one line, exit code 2, and nothing of Python."""
+        """Without any endpoint or credential too: exit code 2, nothing of Python, and what to set where that is known."""
         result = run("generate", "a cat", *arguments)
         assert result.exit_code == 2
-        assert re.fullmatch(r"Error: (endpoint|timeout|seed|folder_id|credentials)\b.*\n", result.stderr)
+        assert re.fullmatch(r"Error: (endpoint|timeout|seed|folder_id|credentials)\b.*\n(Set YC_API_KEY, .*\n)?", result.stderr)
+
+    def test_a_folder_that_is_missing_is_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By the option and the variable that name one."""
+        monkeypatch.delenv("YC_FOLDER_ID")
+        result = run("generate", "a cat", "--endpoint", NOBODY)
+        assert result.exit_code == 2
+        assert result.stderr.endswith("\nGive --folder-id, or set YC_FOLDER_ID.\n")
 
     def test_a_lost_answer_warns_of_paying_twice(self, foreign: Serve) -> None:
         """Nothing offers to run the command again."""

@@ -223,6 +223,15 @@ class TestFiles:
         (tile,) = tiles(Path("pictures"))
         assert tile.origin == Origin(prompt="a cat", seed=3)
 
+    def test_halves_of_letters_in_names_and_prompts_do_no_harm(self) -> None:
+        """A file system and a comment may hold them; they are shown as question marks, and the link still leads to the file."""
+        Path("pictures/\udcff.jpeg").write_bytes(PICTURE)
+        Path("pictures/1.jpeg").write_bytes(PICTURE)
+        Path("pictures/manifest.jsonl").write_text('{"file": "1.jpeg", "prompt": "\\ud800 cat", "seed": 1}\n')
+        found = page()
+        assert "? cat" in found.texts
+        assert [link["href"] for link in found.all("a")] == ["./1.jpeg", "./%FF.jpeg"]
+
     @pytest.mark.parametrize(
         ("arguments", "code", "words"),
         [

@@ -46,7 +46,7 @@ class Origin:
         """The origin in a JSON value of whoever made the file: what does not look as it has to is not known."""
         said: dict[str, Any] = found if isinstance(found, dict) else {}
         texts = {name: said.get(name) for name in ("prompt", "model", "operation_id", "aspect_ratio")}
-        known = {name: text for name, text in texts.items() if isinstance(text, str)}
+        known = {name: text.encode(errors="replace").decode() for name, text in texts.items() if isinstance(text, str)}
         if not re.fullmatch(r"([0-9]{1,20}:[0-9]{1,20})?", known.get("aspect_ratio", "")):
             del known["aspect_ratio"]
         seed = said.get("seed")

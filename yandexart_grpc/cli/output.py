@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from yandexart_grpc import (
+    ConfigurationError,
     ContentRefused,
     Image,
     InvalidRequest,
@@ -31,6 +32,11 @@ NOT_SAVED, INTERRUPTED = 1, 130
 """The exit codes that belong to the command line; the rest are in the table of errors."""
 VERBOSE = "yandexart_grpc.verbose"
 """Under which name click keeps that --verbose was given."""
+SET = {
+    "credentials": "Set YC_API_KEY, or one of the others; `generate --demo` needs none. `yandexart doctor` tells what is set.",
+    "model_uri": "Give --folder-id, or set YC_FOLDER_ID.",
+}
+"""What to set where an error names one of these."""
 PAID = {"no": "Nothing was paid for it.", "yes": "It was paid for.", "unknown": "It may have been paid for."}
 """What `billed` says of a picture, in words."""
 
@@ -102,7 +108,9 @@ def next_steps(error: YandexArtError) -> list[str]:
             return [f"It is safe to run the command again{soon}."]
         case ContentRefused():
             return [f"{PAID[error.billed]} Change the prompt: this one is refused again."]
-        case InvalidRequest() if error.code is not None and error.billed == "no":
+        case ConfigurationError() | InvalidRequest() if error.code is None:
+            return [step for name, step in SET.items() if f"{name}: " in str(error)]
+        case InvalidRequest() if error.billed == "no":
             return ["Nothing was ordered: mend what is named, and run the command again."]
         case OperationFailed() | OperationCancelled():
             return [f"{PAID[error.billed]} {again}"]

@@ -40,7 +40,7 @@ def sheet(folder: Path, output: Path | None, force: bool, as_json: bool) -> None
         found = tiles(folder)
         title = f"Contact sheet of {folder.resolve().name}"
         try:
-            files["html"].write_text(page(found, title, files["html"]), encoding="utf-8")
+            files["html"].write_text(page(found, title, files["html"]), encoding="utf-8", errors="replace")
             files["jpeg"].write_bytes(drawn(found))
         except OSError as error:
             raise OutputError(f"{error.filename or base}: {error.strerror}") from error

@@ -33,7 +33,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def page(tiles: Iterable[Tile], title: str, file: Path) -> str:
     """The page of these tiles, for that file: links to the pictures lead there from its folder."""
-    figures = [_figure(tile, quote(os.path.relpath(tile.path, file.parent))) for tile in tiles]
+    figures = [_figure(tile, quote(os.fsencode(os.path.relpath(tile.path, file.parent)))) for tile in tiles]
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -11,7 +11,7 @@ UV := $(BIN)/uv
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format manual proto proto-check test-compat test-faults soak bench clean
+.PHONY: help demo test lint format manual proto proto-check test-compat test-faults soak build test-wheel sbom recordings bench clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -49,11 +49,25 @@ test-faults: .venv/test ## break everything: connections, servers, batches, at r
 soak: .venv/test ## let both clients work through faults for ten minutes, and see that nothing is left behind
 	YANDEXART_SOAK_SECONDS=600 $(BIN)/pytest -rP tests/faults/test_soak.py
 
+build: $(UV) ## build sdist and wheel into dist/, the same to the byte on every machine
+	rm -rf dist
+	$(UV) build --quiet --no-create-gitignore
+	$(UV) tool run --quiet --with 'readme-renderer[md]' twine check --strict dist/*.whl dist/*.tar.gz
+
+test-wheel: .venv/test ## try the wheel without the checkout: alone, with each extra, and under the tests (minutes)
+	$(BIN)/pytest -m slow tests/test_wheel.py
+
+sbom: .venv/test build ## list what a full installation is made of in dist/ (CycloneDX), and its licences in THIRD_PARTY.md
+	$(BIN)/python docs/sbom.py dist
+
+recordings: .venv/test ## record the terminal into docs/images
+	$(BIN)/python -m docs.recordings
+
 bench: .venv-bench/done ## measure lag, reads, CPU, memory and start-up against raw stubs and the official clients (minutes)
 	@for name in $(BENCHMARKS); do .venv-bench/bin/python -m benchmarks.$$name || exit 1; done
 
-clean: ## remove the environments
-	rm -rf .venv .venv-proto .venv-bench
+clean: ## remove the environments and what was built
+	rm -rf .venv .venv-proto .venv-bench dist
 
 $(UV):
 	$(PYTHON) -m venv .venv

@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.environments import build
 from tests.postgres import Postgres, running
 from yandexart_grpc import AsyncOperation, AsyncYandexArt, Operation, YandexArt
 from yandexart_grpc.server import Embedded, embedded
@@ -43,6 +44,18 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL that lives as long as the tests."""
     with running() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The sdist and the wheel of this checkout."""
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def wheel(built: tuple[Path, Path]) -> Path:
+    """The wheel of this checkout."""
+    return built[1]
 
 
 @pytest.fixture

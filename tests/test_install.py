@@ -1,15 +1,13 @@
 """What is installed is what was promised: both packages, three dependencies, and nothing of the rooms before they are entered."""
 
 import json
-import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.environments import environment, run, uv
 
 LOAD = """
 import json, sys
@@ -25,35 +23,10 @@ CORE = {"google", "grpc", "yandexart_grpc", "yandexart_pb"}
 ROOMS = {"yandexart_grpc.cli", "yandexart_grpc.server", "yandexart_grpc.testing"}
 
 
-def run(*command: str | Path, expected: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a program outside the repository, and see it end with the expected code."""
-    environment = os.environ | {"UV_SYSTEM_CERTS": "1"}
-    ran = subprocess.run(command, env=environment, cwd=ROOT.anchor, capture_output=True, text=True, timeout=120, check=False)
-    assert ran.returncode == expected, ran.stderr
-    return ran
-
-
-def uv(*arguments: str | Path) -> str:
-    """What uv prints, run from the environment of the tests."""
-    return run(sys.executable, "-m", "uv", "--quiet", *arguments).stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this project."""
-    folder = tmp_path_factory.mktemp("wheel")
-    uv("build", "--wheel", "--out-dir", folder, ROOT)
-    (built,) = folder.glob("*.whl")
-    return built
-
-
 @pytest.fixture(scope="module")
 def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment that holds the wheel and what it depends on, without extras."""
-    environment = tmp_path_factory.mktemp("environment") / "venv"
-    uv("venv", "--python", sys.executable, environment)
-    uv("pip", "install", "--python", environment / "bin" / "python", wheel)
-    return environment / "bin" / "python"
+    return environment(tmp_path_factory.mktemp("environment"), wheel)
 
 
 def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:

@@ -6,7 +6,7 @@ The channels belong to the event loop that makes the first call, and so does the
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -98,23 +98,23 @@ class AsyncYandexArt:
                 submits_per_minute=submits_per_minute,
             ),
         )
-        self._begin()
+        self._start()
 
     @classmethod
-    def _with(cls, settings: Settings) -> Self:
-        """A client with settings that came from neither arguments nor environment."""
+    def _with(cls, settings: Settings, now: Callable[[], float] = time.monotonic) -> Self:
+        """A client with settings that came from neither arguments nor environment, and a monotonic clock."""
         client = cls.__new__(cls)
         client._settings = settings
-        client._begin()
+        client._start(now)
         return client
 
-    def _begin(self) -> None:
+    def _start(self, now: Callable[[], float] = time.monotonic) -> None:
         self._naps = AsyncNaps()
         known = _history.load(self._settings.history)
-        self._pace = Pace(self._settings.limits, time.monotonic, known, self._naps.end)
+        self._pace = Pace(self._settings.limits, now, known, self._naps.end)
         source = self._settings.source
-        self._tokens = Tokens(source, time.monotonic, self._naps.end) if source is not None else None
-        self._locating, self._asked = asyncio.Lock(), directory.Shared(time.monotonic)
+        self._tokens = Tokens(source, now, self._naps.end) if source is not None else None
+        self._locating, self._asked = asyncio.Lock(), directory.Shared(now)
         self._link: _Link | None = None
         self._closed = False
 
@@ -266,8 +266,10 @@ class AsyncYandexArt:
     async def _drive(self, steps: Talk[Result]) -> Result:
         await self._locate()
         self._open()  # an embedded server has no address before
-        signed = steps if self._tokens is None else self._tokens.signed(steps)
-        return await adrive(signed, self._call, self._naps.nap)
+        return await adrive(self._signed(steps), self._call, self._naps.nap)
+
+    def _signed(self, steps: Talk[Result]) -> Talk[Result]:
+        return steps if self._tokens is None else self._tokens.signed(steps)
 
     async def _locate(self) -> None:
         """Find out where the services are, once."""

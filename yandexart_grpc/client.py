@@ -6,7 +6,7 @@ A shell around the core: `_submit` and `_wait` decide, `_drive` and `_crowd` per
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
@@ -121,6 +121,16 @@ class YandexArt:
                 submits_per_minute=submits_per_minute,
             ),
         )
+        self._start(settings)
+
+    @classmethod
+    def _with(cls, settings: Settings, now: Callable[[], float] = time.monotonic) -> Self:
+        """A client with settings that came from neither arguments nor environment, and a monotonic clock."""
+        client = cls.__new__(cls)
+        client._start(settings, now)
+        return client
+
+    def _start(self, settings: Settings, now: Callable[[], float] = time.monotonic) -> None:
         if auth.is_async(settings.source):
             raise ConfigurationError(
                 f"credentials: {type(settings.source).__name__} is for AsyncYandexArt: its token() is awaited"
@@ -130,11 +140,11 @@ class YandexArt:
         self._settings = channel.start_embedded(settings, self._life)
         self._naps = Naps()
         known = _history.load(settings.history)
-        self._pace = Pace(settings.limits, time.monotonic, known, self._naps.end)
+        self._pace = Pace(settings.limits, now, known, self._naps.end)
         source = settings.source
-        self._tokens = Tokens(source, time.monotonic, self._naps.end) if source is not None else None
+        self._tokens = Tokens(source, now, self._naps.end) if source is not None else None
         self._exchange: Any = None
-        self._locating, self._asked = threading.Lock(), directory.Shared(time.monotonic)
+        self._locating, self._asked = threading.Lock(), directory.Shared(now)
         if settings.discovery is None:
             self._connect(self._settings)
         self._process = os.getpid()

@@ -4,18 +4,15 @@ Each case is a virtual environment with the wheel of this project in it. Run by 
 """
 
 import functools
-import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from tests.environments import ROOT, environment, run
 
-ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.slow
 
 # Runs inside an environment: serves one operation, reads it with each stub there is, exchanges it as bytes.
 PROBE = """
@@ -74,46 +71,13 @@ server.stop(None)
 Environment = Callable[..., Path]
 
 
-def run(*command: object, **environment: str) -> None:
-    """Run a program to its end, which has to be a good one."""
-    ran = subprocess.run(
-        list(map(str, command)),
-        env=os.environ | {"UV_SYSTEM_CERTS": "1"} | environment,
-        cwd=ROOT.anchor,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-
-
-def uv(*arguments: object) -> None:
-    """Run uv, from the environment of the tests."""
-    run(sys.executable, "-m", "uv", "--quiet", *arguments)
-
-
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel of this project."""
-    folder = tmp_path_factory.mktemp("wheel")
-    uv("build", "--wheel", "--out-dir", folder, ROOT)
-    return next(folder.glob("*.whl"))
-
-
-@pytest.fixture(scope="session")
-def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def make(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Return a function that makes an environment with our wheel and these packages, once, and returns its Python."""
 
     @functools.cache
     def make(*packages: str, override: str = "") -> Path:
-        folder = tmp_path_factory.mktemp("environment")
-        python = folder / "venv" / "bin" / "python"
-        overrides = folder / "overrides.txt"
-        overrides.write_text(override)
-        uv("venv", "--python", sys.executable, folder / "venv")
-        uv("pip", "install", "--python", python, "--overrides", overrides, wheel, *packages)
-        return python
+        return environment(tmp_path_factory.mktemp("environment"), wheel, *packages, override=override)
 
     return make
 
@@ -136,25 +100,25 @@ def probe(python: Path, version: str, *order: str, implementation: str = "upb") 
         ("7.36", "yandexcloud", True),
     ],
 )
-def test_beside_yandexcloud(environment: Environment, protobuf: str, yandexcloud: str, forced: bool, first: str) -> None:
+def test_beside_yandexcloud(make: Environment, protobuf: str, yandexcloud: str, forced: bool, first: str) -> None:
     """Whichever is imported first, both load and exchange an operation, also on a protobuf that `yandexcloud` forbids.
 
     From 0.396 on its code refuses to load on protobuf 5, with or without us, so those pairs do not exist.
     """
     pin = f"protobuf=={protobuf}.*"
-    python = environment(yandexcloud, override=pin) if forced else environment(yandexcloud, pin)
+    python = make(yandexcloud, override=pin) if forced else make(yandexcloud, pin)
     probe(python, protobuf, first, "theirs" if first == "ours" else "ours")
 
 
 @pytest.mark.parametrize("implementation", ["upb", "python"])
 @pytest.mark.parametrize("protobuf", ["5.29", "6.31", "6.33", "7.36"])
-def test_alone(environment: Environment, protobuf: str, implementation: str) -> None:
+def test_alone(make: Environment, protobuf: str, implementation: str) -> None:
     """Stubs and servicers work without `yandexcloud`, in C and in pure Python; 6.31 is one that warns of older code."""
-    probe(environment(f"protobuf=={protobuf}.*"), protobuf, "ours", implementation=implementation)
+    probe(make(f"protobuf=={protobuf}.*"), protobuf, "ours", implementation=implementation)
 
 
-def test_on_the_oldest_packages_allowed(environment: Environment) -> None:
+def test_on_the_oldest_packages_allowed(make: Environment) -> None:
     """The lower bounds of pyproject.toml are true."""
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     oldest = [dependency.split(",")[0].replace(">=", "==") for dependency in dependencies]
-    probe(environment(*oldest), "5.29", "ours")
+    probe(make(*oldest), "5.29", "ours")

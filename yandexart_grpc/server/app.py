@@ -4,11 +4,13 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
+
+import grpc
 
 from yandexart_grpc.errors import ConfigurationError
 from yandexart_grpc.server.allowance import Quota
@@ -56,11 +58,12 @@ def embedded(
     upstream: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> Iterator[Embedded]:
     """Serve inside this process, in a thread of its own, until the `with` block ends; works from blocking code and from asyncio.
 
     The arguments are those of `ServerSettings`; `http=True` takes a free port. Without a `grace`, work that has begun is
-    finished first where its picture is kept in a `store`.
+    finished first where its picture is kept in a `store`. Calls over gRPC go through the `interceptors`.
 
     Raises `ConfigurationError`.
     """
@@ -79,7 +82,7 @@ def embedded(
 
     async def main() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        async with serving(settings) as server:
+        async with serving(settings, interceptors=interceptors) as server:
             started.set_result((server, lambda: loop.call_soon_threadsafe(stop.set)))
             await stop.wait()
 
@@ -119,7 +122,9 @@ async def serve(settings: ServerSettings, started: Callable[[Embedded], None]) -
 
 
 @asynccontextmanager
-async def serving(settings: ServerSettings, callers: Callers | None = None) -> AsyncIterator[Embedded]:
+async def serving(
+    settings: ServerSettings, callers: Callers | None = None, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+) -> AsyncIterator[Embedded]:
     """A server in the running event loop. Raises `ConfigurationError`."""
     if found := list(settings.problems()):
         raise ConfigurationError("; ".join(found))
@@ -140,7 +145,7 @@ async def serving(settings: ServerSettings, callers: Callers | None = None) -> A
         host = free(settings)
         listeners = dict([_listener(settings.http, operations, callers, settings)] if settings.http else ())
         # A server that is never started must not be made at all: when it goes, gRPC logs the very object that goes.
-        server = make_server(settings.max_request_bytes)
+        server = make_server(settings.max_request_bytes, interceptors)
         address = f"{reachable(host)}:{bind(server, settings.listen, credentials)}"
         is_worker = settings.role == "work"
         doctor = open_clinic(server, operations) if is_worker else open_door(server, operations, callers, address)

@@ -393,6 +393,10 @@ class _Work:
         self.entry = entry
 
     @property
+    def operation_id(self) -> str:
+        return self.entry.id
+
+    @property
     def id(self) -> str:
         return self.entry.upstream
 

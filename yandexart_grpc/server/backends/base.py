@@ -10,6 +10,10 @@ class Upstream(Protocol):
     """What a backend is told of an operation beside its request, and what it tells."""
 
     @property
+    def operation_id(self) -> str:
+        """The id of the operation, the same for every call."""
+
+    @property
     def id(self) -> str:
         """What was noted by an earlier call for the same operation; empty where nothing was."""
 

@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -218,10 +218,13 @@ def _decoding(handler: Any) -> Any:
     return handler._replace(request_deserializer=decoded, **{kind: each if handler.request_streaming else once})
 
 
-def make_server(max_request_bytes: int) -> grpc.aio.Server:
-    """A server without a door, which takes messages of so many bytes and lets go of connections that nobody uses."""
+def make_server(max_request_bytes: int, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
+    """A server without a door, which takes messages of so many bytes and lets go of connections that nobody uses.
+
+    Each call that can be decoded goes through the interceptors.
+    """
     limits = (("grpc.max_receive_message_length", max_request_bytes), ("grpc.server_handshake_timeout_ms", int(HANDSHAKE * 1000)))
-    return grpc.aio.server(options=(*OPTIONS, *limits), interceptors=(Decoding(),))
+    return grpc.aio.server(options=(*OPTIONS, *limits), interceptors=(Decoding(), *interceptors))
 
 
 def open_door(server: grpc.aio.Server, operations: Operations, callers: Callers, address: str) -> Doctor:

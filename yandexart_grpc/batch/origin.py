@@ -26,7 +26,7 @@ class Origin:
     """Such as 16:9; empty where the service was left to take 1:1."""
     operation_id: str | None = None
     weighted: bool = False
-    """Whether it were several texts, or weights: then the prompt does not say all."""
+    """Whether there were several texts, each with a weight: then the prompt does not say all."""
 
     @classmethod
     def of(cls, request: ImageRequest, operation_id: str | None) -> Self:
@@ -60,9 +60,8 @@ def commented(data: bytes, origin: Origin) -> bytes:
     if len(comment) > _LARGEST_SEGMENT:
         return data
     at = 2
-    for marker, start, end in _segments(data):
+    for marker, _, end in _segments(data):
         if not 0xE0 <= marker <= 0xEF:  # readers look for some of the application segments right at the start
-            at = start
             break
         at = end
     return b"".join([data[:at], b"\xff\xfe", (len(comment) + 2).to_bytes(2), comment, data[at:]])

@@ -1,6 +1,7 @@
 """What the commands print: results to stdout, errors to stderr, as text for people or as one JSON object for programs."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ def next_steps(error: YandexArtError) -> list[str]:
         case Unavailable() if error.resend == "safe" or error.operation_id:
             return ["It is safe to run the command again. `yandexart doctor` tells which step fails."]
         case QuotaExceeded() if error.resend == "safe" or error.operation_id:
-            soon = "" if error.retry_after is None else f" in {error.retry_after:.0f} s"
+            soon = "" if error.retry_after is None else f" in {math.ceil(error.retry_after)} s"
             return [f"It is safe to run the command again{soon}."]
         case ContentRefused():
             return [f"{PAID[error.billed]} Change the prompt: this one is refused again."]

@@ -30,7 +30,7 @@ class Progress:
         """`show` takes the state for people, `output` is where the image is to go."""
         self._show = show
         self._free = connection["endpoint"] == DEMO
-        self._lasting = not (connection["endpoint"] or "").startswith(EMBEDDED) or connection["store"] is not None
+        self._lasting = not (connection["endpoint"] or "").startswith(EMBEDDED) or bool(connection["store"])
         self._output = output
         self._operation_id: str | None = None
         self._billed: Billed = "no"

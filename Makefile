@@ -11,7 +11,7 @@ UV := $(BIN)/uv
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format manual proto proto-check test-compat test-faults soak build test-wheel sbom recordings bench clean
+.PHONY: help demo test lint format manual proto proto-check test-compat test-faults soak build test-wheel sbom recordings bench plots docs clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -66,8 +66,14 @@ recordings: .venv/test ## record the terminal into docs/images
 bench: .venv-bench/done ## measure lag, reads, CPU, memory and start-up against raw stubs and the official clients (minutes)
 	@for name in $(BENCHMARKS); do .venv-bench/bin/python -m benchmarks.$$name || exit 1; done
 
+plots: .venv-bench/done ## draw docs/images from what `make bench` found
+	.venv-bench/bin/python -m benchmarks.plots
+
+docs: .venv-docs/done ## build the pages as a site into site/, and fail where a link leads nowhere
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 clean: ## remove the environments and what was built
-	rm -rf .venv .venv-proto .venv-bench dist
+	rm -rf .venv .venv-proto .venv-bench .venv-docs dist site
 
 $(UV):
 	$(PYTHON) -m venv .venv
@@ -76,6 +82,11 @@ $(UV):
 .venv-bench/done: pyproject.toml | $(UV)
 	$(UV) venv --quiet --clear .venv-bench
 	$(UV) pip install --quiet --python .venv-bench/bin/python --editable '.[postgres,server]' --group bench
+	touch $@
+
+.venv-docs/done: pyproject.toml | $(UV)
+	$(UV) venv --quiet --clear .venv-docs
+	$(UV) pip install --quiet --python .venv-docs/bin/python --group docs
 	touch $@
 
 .venv/demo: pyproject.toml | $(UV)

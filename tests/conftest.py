@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests import documents
 from tests.environments import build
 from tests.postgres import Postgres, running
 from yandexart_grpc import AsyncOperation, AsyncYandexArt, Operation, YandexArt
@@ -36,6 +37,13 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def server() -> Iterator[Embedded]:
     """A server that draws as fast as it can."""
     with embedded(duration="fixed:0") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[documents.World]:
+    """Where the examples of the documents are run."""
+    with documents.world(tmp_path_factory.mktemp("world")) as running:
         yield running
 
 

@@ -13,6 +13,7 @@ import argparse
 import itertools
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +127,8 @@ class Call(NamedTuple):
 
     request: Any
     metadata: Mapping[str, str | bytes]
+    at: float
+    """When, on the monotonic clock."""
 
 
 class _Counting(grpc.ServerInterceptor):
@@ -253,7 +256,7 @@ class Foreign(ImageGenerationAsyncServiceServicer, OperationServiceServicer):
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "nobody has seen the real service cancel an image")
 
     def _admitted(self, request: Message, context: grpc.ServicerContext) -> Call:
-        call = Call(request, dict(context.invocation_metadata()))
+        call = Call(request, dict(context.invocation_metadata()), time.monotonic())
         if self.keys is not None and call.metadata.get("authorization") not in self.keys:
             self.refused.append(call)
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "Token is invalid or has expired.")

@@ -43,6 +43,16 @@ async def test_a_seed_makes_the_same_image_again(connect: Connect) -> None:
     assert first.data != other.data
 
 
+async def test_a_key_stands_for_one_request(connect: Connect) -> None:
+    """An order without a seed that is made again with its key, is the same operation; with another prompt, it is refused."""
+    first = await connect().submit("a red cat", idempotency_key="order-7")
+    again = await connect().submit("a red cat", idempotency_key="order-7")
+    assert again.id == first.id
+    assert (await again.result()).seed == (await first.result()).seed
+    with pytest.raises(InvalidRequest, match="stands for another request"):
+        await connect().submit("a blue dog", idempotency_key="order-7")
+
+
 async def test_an_operation_is_a_handle(connect: Connect) -> None:
     """Submit gives an id; the handle says when it is done and gives its image as often as it is asked."""
     operation = await connect().submit("a red cat", seed=1)

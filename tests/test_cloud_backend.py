@@ -2,21 +2,26 @@
 
 import asyncio
 import itertools
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from grpc import StatusCode
 
+from benchmarks.fleet import most_in
 from tests.doors import AUTHORIZATION, PICTURE, Caller, ask, error_of, response_of
 from tests.foreign import Answer, Foreign, Held, alone, failed, finished, jpeg, nameless, pictured, refused
 from tests.images_upstream import REFUSAL
+from tests.postgres import Postgres
 from tests.processes import Started, program
 from yandexart_grpc import ConfigurationError, stubs
+from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.server import Embedded, ServerSettings, embedded
 from yandexart_grpc.server.app import serving
 from yandexart_grpc.server.backends.cloud import CLIENTS
@@ -287,6 +292,56 @@ class TestRestart:
         async with process(endpoint, file) as (caller, _):
             assert response_of(await caller.ended(operation_id)).image == PICTURE
         assert len(upstream.executions) == 1
+
+
+class TestReads:
+    """How often the upstream is asked, by its own ledger."""
+
+    @pytest.mark.parametrize("servers", [1, 3])
+    async def test_all_servers_together_ask_no_more_than_the_quota(
+        self, serve: Serve, servers: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In any second, wherever it begins; each order is asked about, and what is left is told."""
+        store = str(request.getfixturevalue("file") if servers == 1 else request.getfixturevalue("postgres").database())
+        upstream = serve(generate=itertools.repeat(alone))
+        monkeypatch.setenv("YC_API_KEY", "AQVN-server")
+        options = ["--backend", "cloud", "--upstream", upstream.listen(), "--upstream-credentials", "server", "--store", store]
+        async with AsyncExitStack() as life:
+            callers = []
+            for _ in range(servers):
+                started = life.enter_context(program(*options, "--quota", "reads=2"))
+                callers.append(await life.enter_async_context(Caller(started.endpoint)))
+            ended = await asyncio.gather(*(callers[number % servers].made(ask(f"cat {number}")) for number in range(6)))
+            told = CliRunner().invoke(yandexart, ["quota", "--store", store])
+        assert [response_of(operation).image for operation in ended] == [PICTURE] * 6
+        assert len(upstream.reads) == 6
+        assert most_in(1.0, [read.at for read in upstream.reads]) <= 2
+        assert re.search(r"^folder: any number at once, .+ UTC, 2 reads a second, the next in \d\.\d\d s$", told.stdout)
+
+    async def test_a_store_that_fails_for_a_moment_ends_no_operation(
+        self, serve: Serve, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is read upstream when the store is back."""
+        monkeypatch.setenv("YC_API_KEY", "AQVN-server")
+        upstream, store = serve(generate=[alone], reads=[alone]), postgres.database()
+        async with cloud(upstream.listen(), store=store, upstream_credentials="server", quota="reads=50") as caller:
+            operation_id = await caller.submit()
+            await until(lambda: upstream.reads)
+            postgres.do("ALTER TABLE reads RENAME TO away", store)
+            ended = asyncio.create_task(caller.ended(operation_id))
+            await until(lambda: "the quota of folder folder is not known" in caplog.text)
+            assert len(upstream.reads) == 1
+            postgres.do("ALTER TABLE away RENAME TO reads", store)
+            assert response_of(await ended).image == PICTURE
+
+    async def test_without_a_quota_of_reads_the_store_is_not_asked(self, serve: Serve, file: str) -> None:
+        """However many there are."""
+        upstream = serve(generate=itertools.repeat(alone))
+        async with cloud(upstream.listen(), store=file, quota="minute=500,day=5000") as caller:
+            for _ in range(3):
+                await caller.made()
+        with closing(sqlite3.connect(file.removeprefix("sqlite:///"))) as reader:
+            assert reader.execute("SELECT count(*) FROM reads").fetchall() == [(0,)]
 
 
 class TestCredentials:

@@ -32,7 +32,7 @@ from yandexart_grpc._budget import SLOW_FOR
 from yandexart_grpc._drive import AsyncNaps, Naps, adrive, drive
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._plan import LONGEST_BACKOFF
-from yandexart_grpc._step import Answer, Probe, Step, Steps
+from yandexart_grpc._step import Answer, Leave, Probe, Step, Steps
 from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._wait import LONGEST_HOLD, PASSING, order, watch
 from yandexart_grpc.settings import Limits
@@ -159,10 +159,10 @@ class Driven:
         return value
 
 
-def watching(pace: Pace, *, timeout: float = inf, attached: bool = False) -> Driven:
+def watching(pace: Pace, *, timeout: float = inf, attached: bool = False, leave: Leave | None = None) -> Driven:
     known: dict[str, Any] = {} if attached else {"model": MODEL, "born": pace.now()}
     assert isinstance(pace.now, Clock)
-    return Driven(watch("x", pace, pace.now() + timeout, **known), pace.now)
+    return Driven(watch("x", pace, pace.now() + timeout, leave=leave, **known), pace.now)
 
 
 # ── reads by the plan ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -198,6 +198,32 @@ def test_an_attached_operation_is_asked_about_at_once() -> None:
     waiting.answer(NOT_YET)
     assert clock.time > 1
     assert waiting.called.hold is None
+
+
+async def _nobody() -> None:
+    """Who is asked for leave; a script answers in his place."""
+
+
+def test_leave_is_asked_before_each_read() -> None:
+    """The age at which the operation was not done is that of the read, however long the leave took."""
+    clock, leave = Clock(), Leave(_nobody)
+    pace = pace_on(clock)
+    waiting = watching(pace, leave=leave)
+    assert waiting.called == Step(request=leave)
+    assert waiting.answer(Answer(Operation()), after=7.0) == Step(request=READ, timeout=30.0)
+    asked = clock.time
+    assert waiting.answer(NOT_YET) == Step(request=leave)
+    assert clock.time == pytest.approx(pace.law(MODEL).next_age(asked, 0.1))
+    assert waiting.answer(Answer(Operation())) == Step(request=READ, timeout=30.0)
+    assert waiting.end(done()).id == "x"
+
+
+def test_a_leave_that_comes_too_late_is_not_taken() -> None:
+    """Nothing is asked after the deadline."""
+    waiting = watching(pace_on(Clock(), seen=1.0), timeout=9.0, leave=Leave(_nobody))
+    waiting.clock.time += 9.0
+    with pytest.raises(OperationTimeout):
+        waiting.steps.send(Answer(Operation()))
 
 
 def test_an_error_ends_the_wait_before_done_does() -> None:

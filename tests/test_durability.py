@@ -422,7 +422,7 @@ class TestFile:
         with contextlib.closing(sqlite3.connect(file.removeprefix("sqlite:///"))) as connection, connection:
             connection.execute("UPDATE store SET version = 1000")
         before = content_of(file)
-        with pytest.raises(ConfigurationError, match="has schema 1000, and this version knows up to 3"):
+        with pytest.raises(ConfigurationError, match="has schema 1000, and this version knows up to 4"):
             async with server(Scripted(), store=file):
                 pytest.fail("a newer schema was opened")
         assert content_of(file) == before

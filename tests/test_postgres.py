@@ -86,7 +86,7 @@ class TestSchema:
         """With both versions."""
         async with open_store(url):
             postgres.do("UPDATE store SET version = 1000", url)
-        with pytest.raises(ConfigurationError, match="has schema 1000, and this version knows up to 3"):
+        with pytest.raises(ConfigurationError, match="has schema 1000, and this version knows up to 4"):
             async with open_store(url):
                 pytest.fail("a newer schema was opened")
 

@@ -13,11 +13,12 @@ import pytest
 from click.testing import CliRunner
 from grpc import StatusCode
 
+from benchmarks.fleet import most_in
 from tests.test_durability import Scripted, entry, picture, server
 from yandexart_grpc import ConfigurationError
 from yandexart_grpc.cli.app import yandexart
 from yandexart_grpc.errors import QuotaExceeded
-from yandexart_grpc.server import ServerSettings, allowance
+from yandexart_grpc.server import ServerSettings, allowance, quotas
 from yandexart_grpc.server.allowance import DAY, Quota, Taken
 from yandexart_grpc.server.app import serving
 from yandexart_grpc.server.quotas import Quotas
@@ -44,13 +45,13 @@ class TestLimits:
 
     def test_each_may_be_left_out(self) -> None:
         """And they stand in any order."""
-        assert Quota.parse("day=7,minute=5") == Quota(5, 7)
+        assert Quota.parse("reads=3,day=7,minute=5") == Quota(5, 7, 3)
         assert Quota.parse("minute=5") == Quota(minute=5)
 
     @pytest.mark.parametrize("text", ["", "5", "hour=5", "minute=0", "day=-1", "minute=5,minute=6", "minute=5;day=6", "day=6,"])
     async def test_all_else_is_refused(self, text: str) -> None:
-        """By a server, before it starts."""
-        with pytest.raises(ValueError, match="quota: "):
+        """By a server, before it starts, with what may be said."""
+        with pytest.raises(ValueError, match=r"quota: .* is none of minute=N, day=N, reads=N, each once, N from 1 to 999999999"):
             Quota.parse(text)
         if text:
             with pytest.raises(ConfigurationError, match=re.escape(repr(text))):
@@ -89,6 +90,69 @@ class TestAllowance:
             assert not (await store.take("folder", limits)).wait
 
 
+class TestReads:
+    """How often a folder may ask for its pictures."""
+
+    @pytest.mark.parametrize("limit", [1, 2, 11, 19, 50])
+    async def test_no_second_holds_more(self, clock: Clock, limit: int) -> None:
+        """Wherever it begins, although each read is up to 0.1 s late, and however many servers ask; most of it can be used."""
+        random, left = Random(limit), list[float]()
+        begin = clock.now
+        async with open_store("sqlite://") as store:
+            servers = [begin] * 30  # when each is free to ask for its next read
+            while (now := min(servers)) < begin + 20:
+                clock.now = now
+                gone = now + await store.reserve("folder", Quota(reads=limit)) + random.uniform(0, 0.1)
+                left.append(gone)
+                servers[servers.index(now)] = gone + random.choice([0, random.expovariate(5)])
+        assert most_in(1.0, left) <= limit
+        assert len(left) >= (0.45 if limit < 3 else 0.8) * limit * 20
+
+    async def test_who_asked_first_reads_first(self, store: str) -> None:
+        """On whichever server: one who comes to another server does not wait for all who wait on the first."""
+        let: list[str] = []
+        async with contextlib.AsyncExitStack() as life:
+            stores = [await life.enter_async_context(open_store(store)) for _ in range(1 if store.startswith("sqlite") else 2)]
+            servers = [Quotas(stores[number % len(stores)], Quota(reads=20)) for number in range(2)]
+
+            async def read(server: int, folder: str, caller: str) -> None:
+                await servers[server].read(folder, caller)
+                let.append(caller)
+
+            many = [asyncio.create_task(read(0, "folder", "many")) for _ in range(1000)]
+            await read(0, "folder", "many")
+            before = len(let)
+            await read(1, "folder", "one")
+            assert len(let) <= before + 100
+            before = len(let)
+            await read(0, "folder", "another")
+            assert len(let) <= before + 3
+            for task in many:
+                task.cancel()
+            await asyncio.gather(*many, return_exceptions=True)
+
+    async def test_without_a_limit_nothing_is_written(self, store: str) -> None:
+        """Nobody waits for the store then."""
+        async with open_store(store) as kept:
+            await Quotas(kept, Quota(minute=5)).read("folder", "caller")
+            assert await kept._do(lambda connection: connection.exec_driver_sql("SELECT count(*) FROM reads").scalar()) == 0
+
+    async def test_a_store_that_fails_for_a_moment_is_waited_for(self, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The read goes when it is back."""
+        monkeypatch.setattr(quotas, "PAUSE", 0.01)
+        async with open_store(store) as kept:
+
+            async def rename(old: str, new: str) -> None:
+                await kept._do(lambda connection: connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}"))
+
+            await rename("reads", "away")
+            reading = asyncio.create_task(Quotas(kept, Quota(reads=5)).read("folder", "caller"))
+            await asyncio.sleep(0.05)
+            assert not reading.done()
+            await rename("away", "reads")
+            await asyncio.wait_for(reading, 10)
+
+
 class TestRanks:
     """The order of what waits for a worker."""
 
@@ -118,7 +182,7 @@ class TestRanks:
         async with open_store(store) as kept:
             await kept.accept(entry(1, caller="old"))
             scripts = ["DROP INDEX waiting", "DROP INDEX waiting_of_caller", "ALTER TABLE operations DROP COLUMN rank"]
-            for script in (*scripts, "DROP TABLE quotas", "UPDATE store SET version = 1"):
+            for script in (*scripts, "DROP TABLE quotas", "DROP TABLE reads", "UPDATE store SET version = 1"):
                 await kept._do(lambda connection, script=script: connection.exec_driver_sql(script))  # type: ignore[misc]
         async with open_store(store) as kept:
             assert await kept.get("id1") == entry(1, caller="old")
@@ -156,10 +220,10 @@ class TestTurns:
         """Who orders one picture while another waits for a hundred gets it as the second."""
         order: list[str] = []
         async with open_store("sqlite://") as store:
-            quotas = Quotas(store, Quota(minute=3000))
+            turns = Quotas(store, Quota(minute=3000))
 
             async def wait(caller: str) -> None:
-                await quotas.turn("folder", caller)
+                await turns.buy("folder", caller)
                 order.append(caller)
 
             many = [asyncio.create_task(wait("many")) for _ in range(200)]
@@ -173,19 +237,19 @@ class TestTurns:
     async def test_who_goes_away_is_passed_over(self) -> None:
         """The next one gets the turn, also when it comes after all others have gone."""
         async with open_store("sqlite://") as store:
-            quotas = Quotas(store, Quota(minute=600))
-            waiting = [asyncio.create_task(quotas.turn("folder", "caller")) for _ in range(40)]
+            turns = Quotas(store, Quota(minute=600))
+            waiting = [asyncio.create_task(turns.buy("folder", "caller")) for _ in range(40)]
             await waiting[0]
             for task in waiting[1:]:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*waiting)
-            await asyncio.wait_for(quotas.turn("folder", "other"), 5)
+            await asyncio.wait_for(turns.buy("folder", "other"), 5)
 
     async def test_who_comes_as_the_last_one_goes_is_served(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """In the very moment after the last turn was given, and before whoever has it knows."""
         async with open_store("sqlite://") as store:
-            quotas, take, given = Quotas(store, Quota(minute=600)), store.take, asyncio.Event()
+            turns, take, given = Quotas(store, Quota(minute=600)), store.take, asyncio.Event()
 
             async def telling(folder: str, limits: Quota) -> Taken:
                 taken = await take(folder, limits)
@@ -193,17 +257,17 @@ class TestTurns:
                 return taken
 
             monkeypatch.setattr(store, "take", telling)
-            first = asyncio.create_task(quotas.turn("folder", "first"))
+            first = asyncio.create_task(turns.buy("folder", "first"))
             await given.wait()
             async with asyncio.timeout(5):
-                await quotas.turn("folder", "second")
+                await turns.buy("folder", "second")
                 await first
 
     async def test_a_day_that_is_used_up_is_an_error(self) -> None:
         """For everybody who waits, with the time to come back."""
         async with open_store("sqlite://") as store:
-            quotas = Quotas(store, Quota(day=1))
-            ends = await asyncio.gather(*(quotas.turn("folder", "caller") for _ in range(5)), return_exceptions=True)
+            turns = Quotas(store, Quota(day=1))
+            ends = await asyncio.gather(*(turns.buy("folder", "caller") for _ in range(5)), return_exceptions=True)
         refused = [end for end in ends if isinstance(end, QuotaExceeded)]
         assert len(refused) == 4
         assert all(0 < (end.retry_after or 0) <= DAY for end in refused)

@@ -93,7 +93,7 @@ MAY_IMPORT = {
     "batch/shared": ("batch/folder", "batch/ledger", "address", "errors"),
     "batch/manifest": ("batch/folder", "batch/ledger"),
     "batch/settle": ("batch/ledger", "batch/rows", "errors", "settings"),
-    "server/backends/cloud": ("server/backends/base", "aio", *SHELL),
+    "server/backends/cloud": ("server/backends/base", "_step", "aio", *SHELL),
     "cli/checks": (
         *("__init__", "_drive", "address", "auth", "client", "errors", "meaning", "settings"),
         "server/backends/images",

@@ -1,6 +1,6 @@
 """What the core says to its drivers, and what it is told: the words between deciding and performing."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
@@ -26,11 +26,17 @@ class Renewal(NamedTuple):
     source: Source
 
 
+class Leave(NamedTuple):
+    """A question whether an operation may be read now, of whoever counts the reads of many clients; the answer is that it may."""
+
+    wait: Callable[[], Awaitable[None]]
+
+
 class Step(NamedTuple):
     """Make a call; or, without a request, sleep for `after` seconds or until plans change."""
 
     after: float = 0.0
-    request: ImageGenerationRequest | GetOperationRequest | CancelOperationRequest | Probe | Renewal | None = None
+    request: ImageGenerationRequest | GetOperationRequest | CancelOperationRequest | Probe | Renewal | Leave | None = None
     timeout: float = 0.0
     """Seconds for the answer."""
     hold: int | None = None
@@ -52,7 +58,7 @@ class Answer(NamedTuple):
     """What a call brought."""
 
     operation: Operation
-    """An empty one for a probe and for a token."""
+    """An empty one for a probe, a token and a leave."""
     holds: bool = False
     """Whether the server announced that it holds reads."""
     scope: str | None = None

@@ -12,7 +12,7 @@ from grpc import RpcError, StatusCode
 
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._plan import backoff, between
-from yandexart_grpc._step import Answer, Step, Steps
+from yandexart_grpc._step import Answer, Leave, Step, Steps
 from yandexart_grpc._submit import submit
 from yandexart_grpc.errors import OperationTimeout, about, failure, from_rpc, is_local_limit, retry_after
 from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation
@@ -57,16 +57,24 @@ def order(request: ImageGenerationRequest, pace: Pace, deadline: float, key: str
     return (yield from watch(operation.id, pace, deadline, model=request.model_uri, born=pace.now()))
 
 
-def watch(operation_id: str, pace: Pace, deadline: float, *, model: str | None = None, born: float | None = None) -> Steps:
+def watch(
+    operation_id: str,
+    pace: Pace,
+    deadline: float,
+    *,
+    model: str | None = None,
+    born: float | None = None,
+    leave: Leave | None = None,
+) -> Steps:
     """Ask until the operation is done or failed, and return it.
 
     `deadline` and `born`, when it was submitted, are times on the clock of `pace`. Of an operation that was picked up by id,
-    neither that is known nor its `model`.
+    neither that is known nor its `model`. `leave` is asked before each read.
 
     Raises `OperationTimeout` when the time is up, chained to the last passing failure, and what `from_rpc` gives for a
     final one.
     """
-    wait = _Wait(operation_id, pace, deadline, model, born)
+    wait = _Wait(operation_id, pace, deadline, model, born, leave)
     try:
         with about(operation_id):
             operation = yield from wait.steps()
@@ -89,6 +97,7 @@ class _Wait:
         "failures",
         "last_call",
         "law",
+        "leave",
         "pace",
         "request",
         "retry_at",
@@ -97,7 +106,10 @@ class _Wait:
         "teaches",
     )
 
-    def __init__(self, operation_id: str, pace: Pace, deadline: float, model: str | None, born: float | None) -> None:
+    def __init__(
+        self, operation_id: str, pace: Pace, deadline: float, model: str | None, born: float | None, leave: Leave | None
+    ) -> None:
+        self.leave = leave
         self.request = GetOperationRequest(operation_id=operation_id)
         self.pace = pace
         self.law = pace.law(model)
@@ -143,7 +155,12 @@ class _Wait:
             yield Step(wait)
         if self.sent >= self.last_call - SHORTEST_SLEEP or self.pace.now() >= self.deadline:
             return False
-        return self._is_held() or (yield from self.pace.reads.turn(self.deadline))
+        if not self._is_held() and not (yield from self.pace.reads.turn(self.deadline)):
+            return False
+        if self.leave is None:
+            return True
+        yield Step(request=self.leave)
+        return self.pace.now() < self.deadline
 
     def _due(self) -> float:
         """When to ask next. It may change while somebody sleeps until then."""

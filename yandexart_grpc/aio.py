@@ -18,7 +18,7 @@ import grpc
 from yandexart_grpc import _history, auth, channel, directory, stubs
 from yandexart_grpc._drive import AsyncNaps, adrive
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Answer, Probe, Renewal, Result, Step, Talk, is_read
+from yandexart_grpc._step import Answer, Leave, Probe, Renewal, Result, Step, Talk, is_read
 from yandexart_grpc._submit import connect, submit
 from yandexart_grpc._tasks import Tasks
 from yandexart_grpc._token import Tokens
@@ -124,7 +124,7 @@ class AsyncYandexArt:
         """Submit, wait, and return the image, as `YandexArt.generate` does."""
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
-            request = self._request(prompt, image)
+            request = self._request(prompt, image, key)
             ended = await self._drive(order(request.to_proto(), self._pace, deadline, key))
             return Order(ended.id, request, key, self._pace.noted(ended.id)).hand_over(ended)
 
@@ -137,7 +137,7 @@ class AsyncYandexArt:
         """
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
-            return await self._submit(self._request(prompt, image), deadline, key)
+            return await self._submit(self._request(prompt, image, key), deadline, key)
 
     def operation(self, operation_id: str) -> AsyncOperation:
         """A handle for an operation that was submitted earlier, in whichever process. Nothing is sent yet.
@@ -250,8 +250,8 @@ class AsyncYandexArt:
     ) -> None:
         await self.close()
 
-    def _request(self, prompt: Prompt, image: ImageOptions) -> ImageRequest:
-        return ImageRequest.build(prompt, folder_id=self._settings.folder_id, **image)
+    def _request(self, prompt: Prompt, image: ImageOptions, key: str) -> ImageRequest:
+        return ImageRequest.build(prompt, folder_id=self._settings.folder_id, key=key, **image)
 
     async def _submit(self, request: ImageRequest, deadline: float, key: str) -> AsyncOperation:
         """Send the request as it is."""
@@ -284,6 +284,9 @@ class AsyncYandexArt:
         link, request, settings = self._open(), step.request, self._settings
         if isinstance(request, Renewal):
             return Answer(stubs.Operation(), token=await auth.afetch(request.source, link.exchange, step.timeout))
+        if isinstance(request, Leave):
+            await request.wait()
+            return Answer(stubs.Operation())
         method = link.probes[request.target] if isinstance(request, Probe) else link.methods[type(request)]
         client_request_id = str(uuid4())
         metadata = settings.metadata(step.hold, step.key, authorization=step.authorization, client_request_id=client_request_id)

@@ -161,7 +161,7 @@ class YandexArt:
         """
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
-            request = self._request(prompt, image)
+            request = self._request(prompt, image, key)
             ended = self._drive(order(request.to_proto(), self._pace, deadline, key))
             return Order(ended.id, request, key, self._pace.noted(ended.id)).hand_over(ended)
 
@@ -175,9 +175,9 @@ class YandexArt:
 
         `prompt` is a text or several with weights, at most 500 characters of positive weight; `model` a name in the folder or
         an `art://` URI; `aspect_ratio` is width to height, "16:9" or (16, 9), 1:1 where none is given; `seed` is from 1 to
-        2**63 - 1, drawn here where none is given; `timeout` is in seconds, of which one call takes `rpc_timeout` at most;
-        `idempotency_key` is what the server may know the order by, 1 to 255 printable ASCII characters without spaces, drawn
-        here where none is given.
+        2**63 - 1, drawn here from the key where none is given; `timeout` is in seconds, of which one call takes `rpc_timeout` at
+        most; `idempotency_key` is what the server may know the order by, 1 to 255 printable ASCII characters without spaces,
+        drawn here where none is given.
 
         Raises `InvalidRequest` before anything is sent, `Unavailable` when the server cannot be reached, `OutcomeUnknown`
         when the answer was lost, `QuotaExceeded` when the turn of the order or the end of a quota would come too late, and
@@ -185,7 +185,7 @@ class YandexArt:
         """
         key, deadline = known_key(idempotency_key), self._deadline(timeout)
         with keyed(key):
-            request = self._request(prompt, image)
+            request = self._request(prompt, image, key)
             seen = self._drive(submit(request.to_proto(), self._pace, deadline, key))
         known = Order(seen.id, request, key, self._pace.noted(seen.id), born=self._pace.now())
         known.saw(seen)
@@ -247,7 +247,7 @@ class YandexArt:
                     index, prompt = item
                     keys[index] = key = known_key(None)
                     try:
-                        requests[index] = request = self._request(prompt, image)
+                        requests[index] = request = self._request(prompt, image, key)
                     except InvalidRequest as error:
                         crowd.end(index, error)
                     else:
@@ -344,8 +344,8 @@ class YandexArt:
         self._probes[endpoint.target] = channel.probe(opened)
         return opened
 
-    def _request(self, prompt: Prompt, image: ImageOptions) -> ImageRequest:
-        return ImageRequest.build(prompt, folder_id=self._settings.folder_id, **image)
+    def _request(self, prompt: Prompt, image: ImageOptions, key: str) -> ImageRequest:
+        return ImageRequest.build(prompt, folder_id=self._settings.folder_id, key=key, **image)
 
     def _deadline(self, timeout: Timeout) -> float:
         return self._pace.deadline(self._settings.span(timeout))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from yandexart_grpc import stubs
 from yandexart_grpc._pace import Pace
-from yandexart_grpc._step import Step, Steps
+from yandexart_grpc._step import Leave, Step, Steps
 from yandexart_grpc._wait import finished, is_cancelled, watch
 from yandexart_grpc.errors import ConfigurationError, OperationTimeout, YandexArtError, about, keyed, translated
 from yandexart_grpc.image import Image, outcome
@@ -31,6 +31,8 @@ class Order:
     """What the server calls the order; None where it does not tell, or it was submitted elsewhere."""
     born: float | None = None
     """When it was submitted, on the clock of the client; None where it was submitted elsewhere."""
+    leave: Leave | None = None
+    """Who is asked before each read of it; only `AsyncYandexArt` can."""
     ended: stubs.Operation | YandexArtError | None = None
     """How it ended, until that is handed over: an image is not kept after that."""
 
@@ -44,7 +46,7 @@ class Order:
         """The machine that waits for it."""
         model = self.request.model_uri if self.request else None
         with keyed(self.key):
-            return (yield from watch(self.id, pace, deadline, model=model, born=self.born))
+            return (yield from watch(self.id, pace, deadline, model=model, born=self.born, leave=self.leave))
 
     def hand_over(self, ended: stubs.Operation | YandexArtError) -> Image:
         """The image, or its error."""

@@ -3,6 +3,7 @@
 The client checks these rules before anything is sent, the server when something arrives: both through `ImageRequest.problems`.
 """
 
+import hashlib
 import re
 import secrets
 import sys
@@ -45,7 +46,7 @@ class ImageOptions(TypedDict, total=False):
     aspect_ratio: AspectRatio | None
     """1:1 where none is given."""
     seed: int | None
-    """1 to 2**63 - 1; drawn here where none is given, so that the image always knows it."""
+    """1 to 2**63 - 1; drawn here, from the idempotency key, where none is given, so that the image always knows it."""
     mime_type: str
     """`image/jpeg`, the only one."""
 
@@ -73,15 +74,18 @@ class ImageRequest:
         aspect_ratio: AspectRatio | None = None,
         seed: int | None = None,
         mime_type: str = MIME_TYPE,
+        key: str | None = None,
     ) -> "ImageRequest":
         """The request for what a user gave. `model` is a name in the folder or a whole URI; without a seed, one is drawn.
+
+        With an idempotency key, it is drawn from that: a key stands for one request, also when it is made once more.
 
         Raises `InvalidRequest`, which names everything that is wrong at once: field, value and limit.
         """
         request = cls(
             messages=_messages(prompt),
             model_uri=_model_uri(model, folder_id),
-            seed=secrets.randbelow(LARGEST) + 1 if seed is None else seed,
+            seed=_drawn(key) if seed is None else seed,
             aspect_ratio=_ratio(aspect_ratio),
             mime_type=mime_type,
         )
@@ -158,6 +162,11 @@ def known_id(operation_id: str) -> str:
     if not isinstance(operation_id, str) or not operation_id.strip():
         raise InvalidRequest(f"operation_id: {operation_id!r} is not the id of an operation")
     return operation_id.strip()
+
+
+def _drawn(key: str | None) -> int:
+    luck = secrets.token_bytes(8) if key is None else hashlib.sha256(key.encode()).digest()[:8]
+    return int.from_bytes(luck) % LARGEST + 1
 
 
 def known_key(given: str | None) -> str:

@@ -8,8 +8,9 @@ import asyncio
 import hashlib
 import os
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -35,7 +36,7 @@ def digest(prompt: str, seed: int) -> str:
 
 
 class Ledger:
-    """How often each prompt was executed, in a file that outlives its writer."""
+    """Which prompts were executed and when, in a file that outlives its writer."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,7 +44,7 @@ class Ledger:
 
     def write(self, prompt: str) -> None:
         """Add a line, and return when it is on the disk."""
-        os.write(self._file, f"{prompt}\n".encode())
+        os.write(self._file, f"{time.monotonic():.6f} {prompt}\n".encode())
         os.fsync(self._file)
 
     def close(self) -> None:
@@ -53,7 +54,17 @@ class Ledger:
 
 def executions(path: Path) -> Counter[str]:
     """How often each prompt was executed, by the ledger in that file."""
-    return Counter(path.read_text().splitlines() if path.exists() else ())
+    return Counter(prompt for _, prompt in _lines(path))
+
+
+def instants(path: Path) -> list[float]:
+    """When there was an execution, by the ledger in that file, on the monotonic clock of the machine."""
+    return [float(at) for at, _ in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    for line in path.read_text().splitlines() if path.exists() else ():
+        yield line.split(" ", 1)
 
 
 class CountingBackend:
@@ -91,6 +102,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--concurrency", type=int, default=argparse.SUPPRESS)
     parser.add_argument("--quota", default=argparse.SUPPRESS)
     parser.add_argument("--grace", type=float, default=argparse.SUPPRESS)
+    parser.add_argument("--allow-anonymous", action="store_true", default=argparse.SUPPRESS)
     settings: dict[str, Any] = vars(parser.parse_args(arguments))
     backend = CountingBackend(settings.pop("ledger"), charges=settings.pop("charges"), duration=settings.pop("duration"))
     asyncio.run(serve(ServerSettings(backend=backend, **settings), lambda server: print(server.endpoint, flush=True)))  # noqa: T201

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,13 +18,16 @@ def free_port() -> int:
 
 
 class ServerProcess:
-    """`tests.faults.counting_server` with the given options. Leaving the `with` block ends it, whatever state it is in."""
+    """`tests.faults.counting_server` with the given options. Leaving the `with` block ends it, whatever state it is in.
 
-    def __init__(self, ledger: Path, *options: str) -> None:
+    `on` begins its command, and `address` is where it listens; otherwise that is a port of the loopback.
+    """
+
+    def __init__(self, ledger: Path, *options: str, on: Sequence[str] = (), address: str = "") -> None:
         self.ledger = ledger
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = address or f"127.0.0.1:{free_port()}"
         self.endpoint = f"http://{self.address}"
-        self._command = [sys.executable, "-m", "tests.faults.counting_server", "--listen", self.address]
+        self._command = [*on, sys.executable, "-m", "tests.faults.counting_server", "--listen", self.address]
         self._command += ["--ledger", str(ledger), *options]
         self._process: subprocess.Popen[str] | None = None
 

@@ -1,6 +1,9 @@
-"""Row 21 of the catalogue on many machines: servers on one PostgreSQL die at any instant, and PostgreSQL is restarted."""
+"""Row 21 of the catalogue on many machines: servers on one PostgreSQL die at any instant, one is cut off from it, and it is
+restarted.
+"""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -13,19 +16,27 @@ import pytest
 from grpc import StatusCode
 from sqlalchemy.engine import make_url
 
+from benchmarks.fleet import most_in
 from tests.doors import Caller
-from tests.faults.counting_server import executions
+from tests.faults.counting_server import executions, instants
 from tests.faults.process import ServerProcess
 from tests.faults.proxy import Proxy
 from tests.postgres import Postgres
 from yandexart_grpc import stubs
 
-REPLICAS, CLIENTS = 4, 8
+REPLICAS, CLIENTS, IN_FLIGHT = 4, 8, 64
 AWAY = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED, StatusCode.CANCELLED)
 """How a server, or PostgreSQL behind it, says that it cannot answer now."""
 Answer = TypeVar("Answer")
 PATIENCE = 120.0
 """Seconds within which everything has to come to its end."""
+
+
+def proxied(life: ExitStack, url: str) -> tuple[Proxy, str]:
+    """A way to a database that can be broken, and its URL there."""
+    place = make_url(url)
+    proxy = life.enter_context(Proxy(f"{place.query['host']}/.s.PGSQL.5432"))
+    return proxy, place.set(host="127.0.0.1", port=int(proxy.endpoint.rpartition(":")[2]), query={}).render_as_string()
 
 
 class Client:
@@ -55,44 +66,70 @@ class Client:
                 await asyncio.sleep(0.2)
 
 
-async def break_things(replicas: list[ServerProcess], postgres: Postgres, kills: int, pause: float) -> None:
-    """Kill a random server again and again, and start it again each time; restart PostgreSQL in the middle."""
-    random = Random(kills)
-    for number in range(kills):
+async def break_things(
+    replicas: list[ServerProcess], postgres: Postgres, proxy: Proxy, cut: float, pause: float, over: asyncio.Event
+) -> int:
+    """Kill a random server again and again, and start it again each time, until the work is over. Meanwhile restart PostgreSQL,
+    and, where that is to last for some seconds, cut the first server off from it. Returns how many were killed.
+    """
+    random, cutting = Random(1), None
+    for number in itertools.count():
         await asyncio.sleep(pause)
-        replica = random.choice(replicas)
+        if number == 3 and cut:
+            cutting = asyncio.create_task(cut_off(proxy, cut))
+        if over.is_set() and number > 1 and (not cut or (cutting and cutting.done())):
+            return number
+        replica = random.choice(replicas[1:] if cutting and not cutting.done() else replicas)
         replica.kill()
-        if number == kills // 2:
+        if number == 1:
             await asyncio.to_thread(postgres.stop)
             await asyncio.sleep(1)
             await asyncio.to_thread(postgres.start)
         await asyncio.to_thread(replica.start)
+    raise AssertionError
+
+
+async def cut_off(proxy: Proxy, seconds: float) -> None:
+    """Let nothing through for that long."""
+    proxy.set(stalled=True)
+    await asyncio.sleep(seconds)
+    proxy.set()
 
 
 @pytest.mark.parametrize(
-    ("charges", "orders", "kills", "pause"),
+    ("charges", "orders", "pause", "minute", "cut"),
     [
-        (True, 100, 2, 1.0),
-        pytest.param(False, 100, 2, 1.0, marks=pytest.mark.faults),
-        pytest.param(True, 2_000, 12, 5.0, marks=pytest.mark.faults),
+        (True, 100, 1.0, 9_000, 0.0),
+        pytest.param(False, 100, 1.0, 9_000, 0.0, marks=pytest.mark.faults),
+        pytest.param(True, 2_000, 5.0, 800, 10.0, marks=pytest.mark.faults),
     ],
 )
 async def test_servers_may_die_at_any_instant(
-    postgres: Postgres, life: ExitStack, tmp_path: Path, charges: bool, orders: int, kills: int, pause: float
+    postgres: Postgres, life: ExitStack, tmp_path: Path, charges: bool, orders: int, pause: float, minute: int, cut: float
 ) -> None:
-    """Each order ends, with its picture or as unknown; none that costs money is made twice, and no job is left."""
+    """Each order ends, with its picture or as unknown; none that costs money is made twice, no minute has more than the quota,
+    and no job is left.
+    """
     ledger, url = tmp_path / "ledger", postgres.database()
-    options = ["--store", url, "--duration", "0.3", "--concurrency", "8", "--charges" if charges else "--no-charges"]
-    replicas = [life.enter_context(ServerProcess(ledger, *options)) for _ in range(REPLICAS)]
+    options = ["--duration", "0.3", "--concurrency", "8", "--quota", f"minute={minute}"]
+    options += ["--charges" if charges else "--no-charges"]
+    proxy, through = proxied(life, url)
+    stores = [through, *[url] * (REPLICAS - 1)]
+    replicas = [life.enter_context(ServerProcess(ledger, "--store", store, *options)) for store in stores]
     callers = [Caller(replica.endpoint) for replica in replicas]
     clients = [Client(callers, number) for number in range(CLIENTS)]
 
     async def work(number: int) -> None:
-        for order in range(number, orders, CLIENTS * 4):
+        for order in range(number, orders, IN_FLIGHT):
             await clients[number % CLIENTS].order(f"cat-{order}")
 
-    breaking = break_things(replicas, postgres, kills, pause)
-    await asyncio.gather(breaking, *(work(number) for number in range(CLIENTS * 4)))
+    over = asyncio.Event()
+    breaking = asyncio.create_task(break_things(replicas, postgres, proxy, cut, pause, over))
+    try:
+        await asyncio.gather(*(work(number) for number in range(IN_FLIGHT)))
+    finally:
+        over.set()
+        kills = await breaking
     ended = {prompt: operation for client in clients for prompt, operation in client.ended.items()}
     made = {prompt for prompt, operation in ended.items() if operation.HasField("response")}
     unknown = {prompt for prompt, operation in ended.items() if operation.error.code == StatusCode.ABORTED.value[0]}
@@ -102,6 +139,7 @@ async def test_servers_may_die_at_any_instant(
     bought = executions(ledger)
     assert made | unknown >= bought.keys() >= made
     assert not charges or set(bought.values()) == {1}
+    assert not charges or most_in(60.0, instants(ledger)) <= minute
     assert postgres.do("SELECT count(*) FROM procrastinate_jobs", url) == [(0,)]
     for caller in callers:
         await caller.close()
@@ -110,20 +148,17 @@ async def test_servers_may_die_at_any_instant(
 @pytest.mark.faults
 async def test_a_server_may_be_cut_off_for_ten_seconds(postgres: Postgres, life: ExitStack, tmp_path: Path) -> None:
     """What it was drawing is kept when it is back: it is not taken for dead, and nothing is made twice."""
-    ledger, url = tmp_path / "ledger", make_url(postgres.database())
-    folder = url.query["host"]
-    proxy = life.enter_context(Proxy(f"{folder}/.s.PGSQL.5432"))
-    through = url.set(host="127.0.0.1", port=int(proxy.endpoint.rpartition(":")[2]), query={})
+    ledger, url = tmp_path / "ledger", postgres.database()
+    proxy, through = proxied(life, url)
     options = ["--duration", "3", "--charges", "--concurrency", "10"]
-    far = life.enter_context(ServerProcess(ledger, "--store", through.render_as_string(), *options))
-    near = life.enter_context(ServerProcess(ledger, "--store", url.render_as_string(), *options))
+    far = life.enter_context(ServerProcess(ledger, "--store", through, *options))
+    near = life.enter_context(ServerProcess(ledger, "--store", url, *options))
     caller, other = Caller(far.endpoint), Caller(near.endpoint)
     ids = [await caller.submit(f"cat-{number}") for number in range(20)]
     await asyncio.sleep(1)
-    proxy.set(stalled=True)
+    cutting = asyncio.create_task(cut_off(proxy, 10.0))
     during = await other.submit("during")
-    await asyncio.sleep(10)
-    proxy.set()
+    await cutting
     after = await Client([caller], 0).insist(lambda caller: caller.submit("after"))
     ended = [await other.get(operation_id, hold=30) for operation_id in (*ids, during, after)]
     assert all(operation.HasField("response") for operation in ended)

@@ -39,7 +39,7 @@ from yandexart_grpc.cli.pictures import Picture, Saved, make
 from yandexart_grpc.cli.progress import Progress, display
 from yandexart_grpc.cli.target import Target
 from yandexart_grpc.cli.terminal import present
-from yandexart_grpc.request import MIME_TYPE, ImageOptions
+from yandexart_grpc.request import MIME_TYPE, ImageOptions, ImageRequest
 
 MOST = 100
 """How many pictures one command makes; `yandexart batch` makes any number, and goes on after a crash."""
@@ -114,7 +114,8 @@ def generate(
                     options = ImageOptions(model=model, aspect_ratio=aspect_ratio, seed=drawn, mime_type=mime_type)
                     file = output if output is None or number == 1 else output.with_stem(f"{output.stem}-{index + 1}")
                     target, so_far = Target(file, force=force), Progress(shown, connection, file)
-                    pictures.append(Picture(art._request(prompt, options), target, so_far, metadata=not no_metadata))
+                    request = ImageRequest.build(prompt, folder_id=art._settings.folder_id, **options)
+                    pictures.append(Picture(request, target, so_far, metadata=not no_metadata))
                 make(art, pictures, timeout)
         except KeyboardInterrupt:
             interrupted = True

@@ -38,6 +38,7 @@ def quota(store: str, as_json: bool) -> None:
         for left in found:
             ends = datetime.fromtimestamp(left.ends, UTC)
             minute, day = ("any number" if number is None else number for number in (left.minute, left.day))
-            echo(f"{left.folder}: {minute} at once, {day} until {ends:%Y-%m-%d %H:%M} UTC")
+            reads = "" if left.read_in is None else f", {left.reads} reads a second, the next in {left.read_in:.2f} s"
+            echo(f"{left.folder}: {minute} at once, {day} until {ends:%Y-%m-%d %H:%M} UTC{reads}")
         if not found:
             echo("nothing was bought under a quota")

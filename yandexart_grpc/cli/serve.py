@@ -117,7 +117,10 @@ def default_store() -> str:
 @click.option("--concurrency", type=int, default=1_000, show_default=True, metavar="N", help="Operations worked on at a time.")
 @click.option("--queue", type=int, default=10_000, show_default=True, metavar="N", help="Operations that may wait for that.")
 @click.option(
-    "--quota", metavar="LIMITS", help="What a folder may buy of all servers on the store together: minute=500,day=5000."
+    "--quota",
+    metavar="LIMITS",
+    help="What a folder may buy of all servers on the store together, and how many reads a second the cloud backend may make:"
+    " minute=500,day=5000,reads=50.",
 )
 @click.option(
     "--in-flight-per-caller", type=int, default=10_000, show_default=True, metavar="N", help="Unfinished operations of a caller."

@@ -33,6 +33,7 @@ class Commits:
         self._engine = engine
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
         self._arrived = asyncio.Event()
+        self._ended = False
 
     async def do(self, work: Work[Answer]) -> Answer:
         """Do the work, and return its answer once that is committed. Raises `StoreFailure`."""
@@ -42,14 +43,20 @@ class Commits:
         return await done
 
     async def serve(self, threads: Executor) -> None:
-        """One lane: do what arrives, until cancelled."""
-        while True:
+        """One lane: do what arrives, until `end`."""
+        while not self._ended:
             await self._arrived.wait()
             self._arrived.clear()
             waiting, self._waiting = self._waiting, []
             if waiting and not await self._commit(threads, waiting):
                 for one in waiting:  # one that cannot be done does not take the others along
                     await self._commit(threads, [one], last=True)
+
+    def end(self) -> None:
+        """Begin nothing more; a lane ends when it has done what it began."""
+        self._ended = True
+        self._waiting.clear()
+        self._arrived.set()
 
     async def _commit(
         self, threads: Executor, waiting: Sequence[tuple[Work[Any], asyncio.Future[Any]]], *, last: bool = False
@@ -81,9 +88,8 @@ async def committing(engine: Engine, threads: ThreadPoolExecutor, lanes: int) ->
     try:
         yield commits
     finally:
-        for lane in serving:
-            lane.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        commits.end()
+        await asyncio.gather(*serving)
 
 
 def _failure(error: Exception) -> Exception:

@@ -306,7 +306,7 @@ class Operations:
         work = _Work(self, entry)
         if self._quotas and self._backend.charges and not entry.upstream:
             try:
-                await self._quotas.turn(entry.request.folder, entry.caller)
+                await self._quotas.buy(entry.request.folder, entry.caller)
             except QuotaExceeded as error:
                 await self._finish(entry, with_bill(to_status(error), "no"))
                 return
@@ -411,6 +411,10 @@ class _Work:
     async def note(self, upstream_id: str) -> None:
         self.entry = replace(self.entry, upstream=upstream_id)
         await self._operations._insist(self.entry, before=State.RUNNING)
+
+    async def may_read(self) -> None:
+        if quotas := self._operations._quotas:
+            await quotas.read(self.entry.request.folder, self.entry.caller)
 
     @property
     def authorization(self) -> str:

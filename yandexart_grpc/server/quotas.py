@@ -1,11 +1,14 @@
-"""Whose turn it is to buy a picture, where a quota says how many a folder may: callers in turn, however much each one wants."""
+"""Whose turn it is to buy a picture or to ask about one, where a quota says how often a folder may: callers in turn, however much
+each one wants.
+"""
 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 from yandexart_grpc.errors import QuotaExceeded
-from yandexart_grpc.server.allowance import Quota
+from yandexart_grpc.server.allowance import UNLIMITED, Quota
 from yandexart_grpc.server.store import Store, StoreFailure
 
 log = logging.getLogger("yandexart_grpc.server")
@@ -20,14 +23,22 @@ class Quotas:
     def __init__(self, store: Store, limits: Quota) -> None:
         self._store = store
         self._limits = limits
-        self._lines: dict[str, _Line] = {}
+        self._buyers: dict[str, _Line] = {}
+        self._readers: dict[str, _Line] = {}
 
-    async def turn(self, folder: str, caller: str) -> None:
-        """Wait for the caller's turn. Raises `QuotaExceeded` where that is not today."""
-        line = self._lines.setdefault(folder, _Line())
+    async def buy(self, folder: str, caller: str) -> None:
+        """Wait for the caller's turn to buy a picture. Raises `QuotaExceeded` where that is not today."""
+        await self._turn(self._buyers.setdefault(folder, _Line(folder, self._sell)), caller)
+
+    async def read(self, folder: str, caller: str) -> None:
+        """Wait for the caller's turn to ask about a picture."""
+        if self._limits.reads < UNLIMITED:
+            await self._turn(self._readers.setdefault(folder, _Line(folder, self._let_read)), caller)
+
+    async def _turn(self, line: "_Line", caller: str) -> None:
         turn = line.join(caller)
         if line.serving is None or line.serving.done():  # it ends as soon as nobody waits, and somebody may come just then
-            line.serving = asyncio.create_task(self._serve(folder, line))
+            line.serving = asyncio.create_task(self._serve(line))
         try:
             await turn
         finally:
@@ -36,27 +47,37 @@ class Quotas:
                 line.serving.cancel()
                 line.serving = None
 
-    async def _serve(self, folder: str, line: "_Line") -> None:
+    async def _serve(self, line: "_Line") -> None:
         while line.somebody:
             try:
-                taken = await self._store.take(folder, self._limits)
+                await line.serve(line)
             except StoreFailure as error:
-                log.warning("the quota of folder %s is not known: %s", folder, error)
+                log.warning("the quota of folder %s is not known: %s", line.folder, error)
                 await asyncio.sleep(PAUSE)
-                continue
-            if taken.is_over:
-                quota = f"{self._limits.day} pictures a day for folder {folder}"
-                line.refuse(f"the quota of {quota} is used up; the day ends in {taken.wait:.0f} s", taken.wait)
-            elif taken.wait:
-                await asyncio.sleep(taken.wait)
-            else:
-                line.next().set_result(None)
+
+    async def _sell(self, line: "_Line") -> None:
+        taken = await self._store.take(line.folder, self._limits)
+        if taken.is_over:
+            quota = f"{self._limits.day} pictures a day for folder {line.folder}"
+            line.refuse(f"the quota of {quota} is used up; the day ends in {taken.wait:.0f} s", taken.wait)
+        elif taken.wait:
+            await asyncio.sleep(taken.wait)
+        else:
+            line.next().set_result(None)
+
+    async def _let_read(self, line: "_Line") -> None:
+        """A server has the time of one read alone, so that after a standstill only that one is late."""
+        await asyncio.sleep(await self._store.reserve(line.folder, self._limits))
+        line.next().set_result(None)
 
 
 class _Line:
     """Those who wait for one folder: in the order of their callers, and each caller's in their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str, serve: "Callable[[_Line], Awaitable[None]]") -> None:
+        self.folder = folder
+        self.serve = serve
+        """Lets the next one go, or nobody."""
         self.serving: asyncio.Task[None] | None = None
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 

@@ -119,7 +119,7 @@ def _rank(connection: Connection) -> None:
 
 
 def _lists(connection: Connection) -> None:
-    """Add what lists need, which the second version of the schema had not."""
+    """Add what lists need, which the third version of the schema had not."""
     _METADATA.create_all(connection, [PROMPTS, THUMBNAILS])
     for index in _LISTS:
         index.create(connection, checkfirst=True)
@@ -128,7 +128,7 @@ def _lists(connection: Connection) -> None:
         connection.execute(PROMPTS.insert().values(words_of(found.id, request_of(found.request))))
 
 
-_STEPS = (_METADATA.create_all, _rank, _lists)
+_STEPS = (_METADATA.create_all, _rank, allowance.READS.create, _lists)
 """What brings a store from one version of the schema to the next; a new one has version 0."""
 
 

@@ -95,7 +95,8 @@ class ServerSettings:
     queue: int = QUEUE
     """How many accepted operations may wait for their turn; more are refused."""
     quota: str | None = None
-    """How many pictures a folder may buy, of all servers on the store together: `minute=500,day=5000`."""
+    """How many pictures a folder may buy, and how many reads a second the cloud backend may make for it, of all servers on the
+    store together: `minute=500,day=5000,reads=50`."""
     grace: float = GRACE
     """Seconds that work in progress may take once the server is told to stop."""
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from yandexart_grpc import auth
 from yandexart_grpc.errors import ConfigurationError
+from yandexart_grpc.server.allowance import UNLIMITED, Quota
 from yandexart_grpc.server.backends.base import Backend
 from yandexart_grpc.server.backends.demo import DemoBackend
 from yandexart_grpc.server.settings import ServerSettings
@@ -17,7 +18,13 @@ def _demo(settings: ServerSettings) -> Backend:
 def _cloud(settings: ServerSettings) -> Backend:
     from yandexart_grpc.server.backends.cloud import CloudBackend  # it is a whole client
 
-    return CloudBackend(settings.upstream, authorization=_authorization(settings), timeout=settings.upstream_timeout)
+    quota = Quota.parse(settings.quota) if settings.quota else Quota()
+    return CloudBackend(
+        settings.upstream,
+        authorization=_authorization(settings),
+        timeout=settings.upstream_timeout,
+        reads_per_second=quota.reads_per_second if quota.reads < UNLIMITED else None,
+    )
 
 
 def _images(settings: ServerSettings) -> Backend:

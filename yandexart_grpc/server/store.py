@@ -152,6 +152,10 @@ class Store:
         """Take one of the pictures that the folder may buy."""
         return await self._do(lambda connection: allowance.take(connection, folder, limits))
 
+    async def reserve(self, folder: str, limits: allowance.Quota) -> float:
+        """Give the folder's next read its time, and return how many seconds that is away."""
+        return await self._do(lambda connection: allowance.reserve(connection, folder, limits))
+
     async def purge(self, now: float) -> int:
         """Forget what expired before `now`, and return how many operations that were."""
         return await self._do(lambda connection: connection.execute(_expired(now)).rowcount)

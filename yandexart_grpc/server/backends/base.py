@@ -20,6 +20,9 @@ class Upstream(Protocol):
     async def note(self, upstream_id: str) -> None:
         """Keep the id under which the picture is found again after a restart. It is safe when this returns."""
 
+    async def may_read(self) -> None:
+        """Wait until the upstream may be asked about the picture, by the quota that all servers share."""
+
     @property
     def authorization(self) -> str:
         """What the caller sent under that name. It is never kept: empty for an operation that another process accepted."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from grpc import RpcError, StatusCode
 
 from yandexart_grpc import auth
+from yandexart_grpc._step import Leave
 from yandexart_grpc.address import GENERATION, OPERATIONS, Endpoint
 from yandexart_grpc.aio import AsyncYandexArt
 from yandexart_grpc.errors import (
@@ -31,10 +32,7 @@ from yandexart_grpc.image import Image
 from yandexart_grpc.operation import AsyncOperation
 from yandexart_grpc.request import ImageRequest, known_key
 from yandexart_grpc.server.backends.base import Upstream
-from yandexart_grpc.settings import (
-    Limits,
-    Settings,
-)
+from yandexart_grpc.settings import READS_PER_SECOND, Limits, Settings
 from yandexart_grpc.stubs import ImageGenerationResponse
 
 log = logging.getLogger("yandexart_grpc.server")
@@ -62,9 +60,17 @@ class CloudBackend:
 
     charges = resumable = True
 
-    def __init__(self, upstream: str | None = None, *, authorization: str | None = None, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        upstream: str | None = None,
+        *,
+        authorization: str | None = None,
+        timeout: float = 600.0,
+        reads_per_second: float | None = None,
+    ) -> None:
         """Order at `upstream`, or of Yandex where none is given, with the credential of each caller unless there is an
-        `authorization` for all. `timeout` is how many seconds an accepted order may take.
+        `authorization` for all. `timeout` is how many seconds an accepted order may take, `reads_per_second` how often the
+        orders with one authorization are asked about; None for what Yandex allows.
 
         Raises `ValueError` when the address is none.
         """
@@ -80,7 +86,7 @@ class CloudBackend:
             root_certificates=None,
             history=None,
             store=None,
-            limits=Limits(timeout=timeout),
+            limits=Limits(timeout=timeout, reads_per_second=reads_per_second or READS_PER_SECOND),
         )
         self._clients: dict[str, _Lent] = {}
         """By authorization, the one that was used last at the end."""
@@ -97,6 +103,7 @@ class CloudBackend:
             else:
                 operation = await self._order(art, request)
                 await upstream.note(operation.id)
+            operation._order.leave = Leave(upstream.may_read)
             image = await self._wait(operation)
         return ImageGenerationResponse(image=image.data, model_version=image.model_version)
 

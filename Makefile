@@ -11,7 +11,7 @@ UV := $(BIN)/uv
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto proto-check test-compat test-faults soak build test-wheel sbom recordings screenshots bench plots docs clean
+.PHONY: help demo test lint format manual proto proto-check test-compat test-faults soak build test-wheel sbom recordings screenshots bench plots docs clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -30,6 +30,9 @@ lint: .venv/test ## check formatting, style and types
 format: .venv/test ## format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+manual: .venv/test ## write docs/cli.md, the manual of the command line, from its code
+	$(BIN)/python docs/manual.py
 
 proto: .venv-proto/done ## compile proto/ into generated/
 	.venv-proto/bin/python proto/compile.py

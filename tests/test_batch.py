@@ -269,14 +269,15 @@ class TestFiles:
                 assert os.listdir(folder) == [name]  # noqa: PTH208  # names, as they are
 
     def test_the_comment_tells_where_an_image_comes_from(self, server: Embedded) -> None:
-        """Prompt, seed, model and id, where any reader of JPEG finds them; the first segments stay the first."""
+        """Prompt, seed, model, ratio and id, where any reader of JPEG finds them; the first segments stay the first."""
         assert order(server.endpoint)[0] == 0
         line = manifest()["рыжий кот"]
         with PIL.Image.open(Path("out") / line["file"]) as image:
             image.load()
             about = json.loads(image.info["comment"])
         model = "art://folder/yandex-art/latest"
-        assert about == {"prompt": "рыжий кот", "seed": line["seed"], "model": model, "operation_id": line["operation_id"]}
+        known = {"prompt": "рыжий кот", "seed": line["seed"], "operation_id": line["operation_id"]}
+        assert about == known | {"model": model, "aspect_ratio": "", "weighted": False}
         assert (Path("out") / line["file"]).read_bytes()[:4] == b"\xff\xd8\xff\xe0"
         require_whole(PROMPTS)
 

@@ -550,7 +550,7 @@ class TestOneProcess:
         monkeypatch.setenv("YC_FOLDER_ID", "b1g")
         monkeypatch.setenv("YANDEXART_STORE", f"sqlite:///{tmp_path}/x.db")
         endpoint = ("--endpoint", f"images+http://{upstream.address}", "--json")
-        made = CliRunner().invoke(yandexart, ["generate", "a cat", "-o", f"{tmp_path}/cat.jpeg", *endpoint])
+        made = CliRunner().invoke(yandexart, ["generate", "a cat", "-o", f"{tmp_path}/cat.jpeg", "--no-metadata", *endpoint])
         assert made.exit_code == 0, made.output
         assert (tmp_path / "cat.jpeg").read_bytes() == jpeg_of(1024, 1024)
         again = CliRunner().invoke(yandexart, ["operation", "get", json.loads(made.stdout)["operation_id"], *endpoint])

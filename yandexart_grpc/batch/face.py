@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from yandexart_grpc.batch.folder import clean, make
-from yandexart_grpc.batch.ledger import NAME, Books, Ledger, Record
+from yandexart_grpc.batch.ledger import NAME, Books, Ledger, Record, look
 from yandexart_grpc.batch.rows import Row
 from yandexart_grpc.batch.settle import Again, Plan, estimate
 from yandexart_grpc.batch.work import Summary, Work
@@ -102,6 +102,21 @@ def plan(
         known = _shared().look(ledger, [row.key for row in rows])
     files = folder if fetch or ledger is None else None
     return estimate(rows, known, files, in_flight, Again(failed=retry_failed, unknown=resubmit_unknown))
+
+
+def records(ledger: str | os.PathLike[str]) -> list[Record]:
+    """What a ledger knows of its rows, where nothing is changed; those of a folder, which it may name instead, oldest first.
+
+    Raises `ConfigurationError` when there is none, when a batch is at work in its folder, or when it cannot be reached, and
+    `FolderError` when it cannot be read.
+    """
+    if isinstance(ledger, str) and ledger.startswith("postgres"):
+        return list(_shared().look(ledger).values())
+    path = Path(ledger)
+    path = path / NAME if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigurationError(f"ledger: {path} is no file")
+    return list(look(path).values())
 
 
 @contextmanager

@@ -1,19 +1,17 @@
 """The files of a batch: their names, which are ours alone, and how an image becomes one of them, whole or not at all."""
 
-import json
 import os
 import re
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from yandexart_grpc.batch.origin import Origin, commented
 from yandexart_grpc.batch.rows import Row
 from yandexart_grpc.errors import YandexArtError
 from yandexart_grpc.image import Image
 
 _PART = re.compile(r"\.[0-9A-Za-z-]{1,40}-[0-9a-f]{16}\.jpeg\.part")
-_LARGEST_SEGMENT = 0xFFFF - 2
-"""Bytes that fit into a segment of a JPEG."""
 
 
 class FolderError(YandexArtError):
@@ -46,7 +44,7 @@ def file_name(row: Row) -> str:
 
 def save(folder: Path, row: Row, image: Image, *, metadata: bool) -> str:
     """Write the image, replacing what has its name, and return the SHA-256 of the file. Raises `FolderError`."""
-    data = _commented(image.data, row, image.operation_id) if metadata else image.data
+    data = commented(image.data, Origin.of(row.request, image.operation_id)) if metadata else image.data
     target = folder / file_name(row)
     part = folder / f".{target.name}.part"
     try:
@@ -60,22 +58,3 @@ def save(folder: Path, row: Row, image: Image, *, metadata: bool) -> str:
             part.unlink()
         raise FolderError(f"{target}: {error.strerror}", operation_id=image.operation_id, billed="yes") from error
     return sha256(data).hexdigest()
-
-
-def _commented(data: bytes, row: Row, operation_id: str) -> bytes:
-    """The JPEG with a comment that tells where it comes from, unless that is too long for one."""
-    request = row.request
-    about = {"prompt": request.prompt, "seed": request.seed, "model": request.model_uri, "operation_id": operation_id}
-    comment = json.dumps(about, ensure_ascii=False).encode(errors="replace")
-    if len(comment) > _LARGEST_SEGMENT:
-        return data
-    at = _after_head(data)
-    return b"".join([data[:at], b"\xff\xfe", (len(comment) + 2).to_bytes(2), comment, data[at:]])
-
-
-def _after_head(data: bytes) -> int:
-    """Where the application segments at the start of a JPEG end (ITU-T T.81, annex B): readers look for some right there."""
-    at = 2
-    while data[at] == 0xFF and 0xE0 <= data[at + 1] <= 0xEF:
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return at

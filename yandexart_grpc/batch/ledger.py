@@ -8,7 +8,7 @@ batch out for as long as this one lives.
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -99,6 +99,16 @@ _SCHEMA = f"""
 """
 
 
+def look(path: Path) -> dict[str, Record]:
+    """What the ledger in a file knows of its rows, by key; nothing is changed.
+
+    Raises `ConfigurationError` when a batch has it open, and when it is none.
+    """
+    with _translated(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", timeout=0, uri=True)) as connection:
+        connection.execute("PRAGMA query_only = ON")
+        return _records(connection)
+
+
 def record_of(values: Sequence[Any]) -> Record:
     """The record whose columns have these values."""
     return Record(**dict(zip(COLUMNS, values, strict=True)) | {"state": State(values[_STATE])})
@@ -126,8 +136,7 @@ class Ledger:
     def records(self) -> dict[str, Record]:
         """Every row that it knows, by key."""
         with self._translated():
-            found = self._connection.execute(f"SELECT {', '.join(COLUMNS)} FROM rows ORDER BY rowid").fetchall()
-        return {values[0]: record_of(values) for values in found}
+            return _records(self._connection)
 
     def take(self, key: str) -> bool:
         """They are all ours already."""
@@ -175,13 +184,22 @@ class Ledger:
         (batch_id,) = self._connection.execute("SELECT id FROM batch").fetchone()
         return str(batch_id)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                raise ConfigurationError(f"{self._path.parent}: another batch is at work in this folder") from error
-            raise FolderError(f"{self._path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise ConfigurationError(f"{self._path}: not the ledger of a batch: {error}") from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return _translated(self._path)
+
+
+def _records(connection: sqlite3.Connection) -> dict[str, Record]:
+    found = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM rows ORDER BY rowid")
+    return {values[0]: record_of(values) for values in found}
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            raise ConfigurationError(f"{path.parent}: another batch is at work in this folder") from error
+        raise FolderError(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise ConfigurationError(f"{path}: not the ledger of a batch: {error}") from error

@@ -52,7 +52,7 @@ _HOST = r"(\[[0-9A-Fa-f:.]+\]|[^][@:/?#,]*)(:\d*)?"
 _PLACE = re.compile(rf"postgres(ql)?://([^@/?#]*@)?{_HOST}(,{_HOST})*/[^@/?#]+(\?[^@]*)?")
 """Stricter than PostgreSQL, so that no piece of a password is taken for another part of the URL, and shown."""
 _NAMES = ", ".join(COLUMNS)
-_FIND = f"SELECT {_NAMES} FROM yandexart_rows WHERE key = ANY(%s)".encode()
+_FIND = f"SELECT {_NAMES} FROM yandexart_rows WHERE %s::text[] IS NULL OR key = ANY(%s)".encode()
 _WRITE = f"""
     INSERT INTO yandexart_rows ({_NAMES}) VALUES ({", ".join(["%s"] * len(COLUMNS))})
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = EXCLUDED.{name}" for name in COLUMNS)}
@@ -146,11 +146,11 @@ class SharedLedger:
             raise FolderError(f"ledger: {self._shown}: {_said(error)}") from error
 
 
-def look(url: str, keys: Sequence[str]) -> dict[str, Record]:
-    """What a ledger knows of these rows; nothing is made there. Raises `ConfigurationError`."""
+def look(url: str, keys: Sequence[str] | None = None) -> dict[str, Record]:
+    """What a ledger knows of these rows, or of all; nothing is made there. Raises `ConfigurationError`."""
     with _connected(url) as connection, _configured(url):
         try:
-            return _found(connection, list(keys))
+            return _found(connection, None if keys is None else list(keys))
         except psycopg.errors.UndefinedTable:
             return {}
 
@@ -176,8 +176,8 @@ def _configured(url: str) -> Iterator[None]:
         raise ConfigurationError(f"ledger: {shown(url)} cannot be used: {_said(error)}") from error
 
 
-def _found(connection: psycopg.Connection[tuple[Any, ...]], keys: list[str]) -> dict[str, Record]:
-    return {values[0]: record_of(values) for values in connection.execute(_FIND, (keys,))}
+def _found(connection: psycopg.Connection[tuple[Any, ...]], keys: list[str] | None) -> dict[str, Record]:
+    return {values[0]: record_of(values) for values in connection.execute(_FIND, (keys, keys))}
 
 
 def _number(key: str) -> int:

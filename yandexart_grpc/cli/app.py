@@ -7,12 +7,16 @@ import click
 
 from yandexart_grpc import __version__
 from yandexart_grpc.cli.batch import batch
+from yandexart_grpc.cli.completion import completion
 from yandexart_grpc.cli.doctor import doctor
 from yandexart_grpc.cli.generate import generate
+from yandexart_grpc.cli.history import history
 from yandexart_grpc.cli.operation import operation
+from yandexart_grpc.cli.options import examples
 from yandexart_grpc.cli.output import INTERRUPTED, NOT_SAVED
 from yandexart_grpc.cli.quota import quota
 from yandexart_grpc.cli.serve import serve
+from yandexart_grpc.cli.sheet import sheet
 from yandexart_grpc.errors import TABLE, YandexArtError, row
 
 
@@ -32,7 +36,15 @@ def _meaning(error: type[YandexArtError]) -> str:
     return f"{error.__name__}: {re.split('[.;]', inspect.getdoc(error) or '')[0]}"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=exit_codes())
+EXAMPLES = examples(
+    'yandexart generate "a red cat" --demo --show',
+    "yandexart batch prompts.csv -o pictures",
+    "yandexart sheet pictures",
+    "yandexart history list --ledger pictures",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=f"{exit_codes()}\n\n{EXAMPLES}")
 @click.version_option(__version__)
 def yandexart() -> None:
     """Images from words, over Yandex Cloud's gRPC contract.
@@ -44,8 +56,11 @@ def yandexart() -> None:
 
 
 yandexart.add_command(batch)
+yandexart.add_command(completion)
 yandexart.add_command(doctor)
 yandexart.add_command(generate)
+yandexart.add_command(history)
 yandexart.add_command(operation)
 yandexart.add_command(quota)
 yandexart.add_command(serve)
+yandexart.add_command(sheet)

@@ -20,10 +20,13 @@ from yandexart_grpc.cli.options import (
     connection_options,
     default,
     demo_option,
+    examples,
     json_option,
+    metadata_option,
     point_to_demo,
     request_options,
     timeout_option,
+    verbose_option,
 )
 from yandexart_grpc.cli.output import (
     Interrupted,
@@ -40,8 +43,14 @@ from yandexart_grpc.errors import row
 GO_ON = "Run the same command again to go on; what is ordered is not ordered again."
 
 
-@click.command()
-@click.argument("source", metavar="FILE")
+@click.command(
+    epilog=examples(
+        "yandexart batch prompts.csv -o pictures",
+        "yandexart batch prompts.csv -o pictures --dry-run",
+        r"printf 'a red cat\na blue dog\n' | yandexart batch - -o pictures --demo",
+    )
+)
+@click.argument("source", metavar="FILE", type=click.Path(allow_dash=True))
 @click.option(
     "-o",
     "--output",
@@ -68,14 +77,13 @@ GO_ON = "Run the same command again to go on; what is ordered is not ordered aga
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and which rows are wrong. Nothing is sent or written.")
 @click.option("--retry-failed", is_flag=True, help="Order again what failed.")
 @click.option("--resubmit-unknown", is_flag=True, help="Order again what may have been bought already, and pay for it again.")
-@click.option(
-    "--no-metadata", is_flag=True, help="Leave the comment with prompt, seed, model and operation id out of the images."
-)
+@metadata_option
 @request_options
 @timeout_option
 @connection_options
 @demo_option
 @json_option
+@verbose_option
 def batch(
     source: str,
     output: Path,

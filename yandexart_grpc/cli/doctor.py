@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from yandexart_grpc import YandexArt, YandexArtError, auth
 from yandexart_grpc.address import TRUSTED_HOST
 from yandexart_grpc.cli.checks import Check, Pair, checks
-from yandexart_grpc.cli.options import Connection, connection_options, folder_option, json_option
+from yandexart_grpc.cli.options import Connection, connection_options, examples, folder_option, json_option, verbose_option
 from yandexart_grpc.cli.output import echo, echo_json, error_fields, exit_code, reporting
 
 
@@ -24,10 +24,11 @@ class Setting(NamedTuple):
     """The option, the variable, or that nobody said anything."""
 
 
-@click.command()
+@click.command(epilog=examples("yandexart doctor", "yandexart doctor --endpoint demo:// --json"))
 @folder_option
 @connection_options
 @json_option
+@verbose_option
 def doctor(folder_id: str | None, as_json: bool, **connection: Unpack[Connection]) -> None:
     """Tell what is set and by whom, try each step up to an order, and say what to mend.
 
@@ -76,7 +77,7 @@ def _settings() -> Iterator[Setting]:
     context = click.get_current_context()
     for option in context.command.params:
         name = option.name or ""
-        if name == "as_json":
+        if name not in context.params or name == "as_json":
             continue
         match context.get_parameter_source(name):
             case ParameterSource.COMMANDLINE:

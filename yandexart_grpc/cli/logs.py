@@ -1,4 +1,4 @@
-"""How the server's log is written: as text for people, or as one JSON object a line."""
+"""How the log is written: as text for people, or as one JSON object a line."""
 
 import json
 import logging
@@ -25,10 +25,13 @@ class JsonLines(logging.Formatter):
 
 
 def set_up(kind: str, *, verbose: bool) -> None:
-    """Write what the server logs to stderr, as "text" or "json": what goes wrong; in JSON the life of operations too; or all."""
+    """Write the log to stderr, as "text" or "json": what goes wrong; in JSON the life of a server's operations too; or all.
+
+    What was set up before is replaced.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if kind == "json" else logging.Formatter(TEXT))
-    logging.basicConfig(handlers=[handler])
+    logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("yandexart_grpc").setLevel(logging.INFO if verbose else logging.WARNING)
     if kind == "json":
         logging.getLogger("yandexart_grpc.server.operations").setLevel(logging.INFO)

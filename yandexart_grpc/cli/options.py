@@ -11,6 +11,9 @@ import click
 from click.core import ParameterSource
 
 from yandexart_grpc import YandexArt
+from yandexart_grpc.batch.origin import Origin
+from yandexart_grpc.cli import logs
+from yandexart_grpc.cli.output import VERBOSE
 from yandexart_grpc.request import DEFAULT_MODEL
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -43,7 +46,7 @@ def default(callable_: Callable[..., object], argument: str) -> Any:
 
 def connection_options(command: F) -> F:
     """The options of `Connection`."""
-    return _all(
+    return all_of(
         command,
         click.option(
             "--endpoint",
@@ -89,7 +92,7 @@ def connection_options(command: F) -> F:
 
 def image_options(command: F) -> F:
     """The options of a command that waits for an image and saves it."""
-    return _all(
+    return all_of(
         command,
         click.option(
             "-o",
@@ -105,7 +108,7 @@ def image_options(command: F) -> F:
 
 def request_options(command: F) -> F:
     """The options of a command that orders images."""
-    return _all(
+    return all_of(
         command,
         click.option("--aspect-ratio", metavar="W:H", help="Width to height, such as 16:9.  [default: 1:1]"),
         click.option("--seed", type=int, metavar="N", help="Equal seeds give equal images.  [default: random]"),
@@ -150,28 +153,98 @@ def point_to_demo(connection: Connection) -> None:
     connection["endpoint"] = DEMO
 
 
+def metadata_option(command: F) -> F:
+    """The option for what is added to an image."""
+    option = click.option(
+        "--no-metadata",
+        is_flag=True,
+        help="Leave the comment with prompt, seed, model, aspect ratio and operation id out of the images.",
+    )
+    return option(command)
+
+
+def present_options(command: F) -> F:
+    """The options of a command that shows what it saved."""
+    return all_of(
+        command,
+        click.option("--show", is_flag=True, help="Show the image in the terminal too, if stdout is one."),
+        click.option("--open", "open_it", is_flag=True, help="Open the saved file with what opens images on this machine."),
+    )
+
+
+def require_no_json() -> None:
+    """Refuse --show together with --json: both are for stdout."""
+    if click.get_current_context().params["as_json"]:
+        raise click.UsageError("--show draws on the terminal, and --json talks to a program: give one of them.")
+
+
 def json_option(command: F) -> F:
     """The option to talk to programs."""
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object: to stdout, or an error to stderr.")
     return option(command)
 
 
+def verbose_option(command: F) -> F:
+    """The option to be told more. Only what prints errors looks at it: it is no argument of the command."""
+    option = click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        expose_value=False,
+        callback=_be_verbose,
+        help="Print all that is known of an error, and log to stderr what is done.",
+    )
+    return option(command)
+
+
+def _be_verbose(context: click.Context, _: click.Parameter, verbose: bool) -> None:
+    context.meta[VERBOSE] = verbose
+    if verbose:
+        logs.set_up("text", verbose=True)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help. The tests run each line."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])  # \b: keep the lines
+
+
 CARRIED = frozenset(Connection.__annotations__) | {"output", "force", "as_json"}
 """What a command that picks an operation up takes over from the one that was left."""
 
 
-def pick_up_command(operation_id: str) -> str:
-    """The command that picks an operation up, with those options of the running command that it needs to do the same."""
+def pick_up_command(operation_id: str, output: Path | None) -> str:
+    """The command that picks an operation up and saves its image as `output`, with those options of the running command that it
+    needs to do the same.
+    """
     words = ["yandexart", "operation", "wait", operation_id]
     context = click.get_current_context()
     for option in context.command.params:
         if option.name in CARRIED and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
-            value = context.params[option.name]
+            value = output if option.name == "output" else context.params[option.name]
             words += option.opts[:1] if isinstance(value, bool) else [option.opts[0], str(value)]
     if context.params.get("demo"):
         words += ["--endpoint", DEMO]
     return shlex.join(words)
 
 
-def _all(command: F, *options: Callable[[F], F]) -> F:
+def again_command(origin: Origin) -> str | None:
+    """The command that asks for the same picture again, by what is known of it; None where that is too little, or more than a
+    command can say. Address and credential are left to the environment.
+    """
+    if origin.prompt is None or origin.seed is None or origin.weighted:
+        return None
+    words = ["yandexart", "generate", origin.prompt, "--seed", str(origin.seed)]
+    if origin.model:
+        words += ["--model", origin.model]
+    if origin.aspect_ratio:
+        words += ["--aspect-ratio", origin.aspect_ratio]
+    if (origin.model or "").startswith("art://demo/"):  # the folder that stands for none
+        words += ["--demo"]
+    if origin.prompt.startswith("-"):
+        words = [*words[:2], *words[3:], "--", origin.prompt]
+    return shlex.join(words)
+
+
+def all_of(command: F, *options: Callable[[F], F]) -> F:
+    """The command with these options, in this order."""
     return reduce(lambda decorated, option: option(decorated), reversed(options), command)

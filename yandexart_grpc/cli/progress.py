@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from yandexart_grpc import (
     ContentRefused,
@@ -11,12 +12,10 @@ from yandexart_grpc import (
     OperationCancelled,
     OperationFailed,
     OutcomeUnknown,
-    QuotaExceeded,
-    Unavailable,
     YandexArtError,
 )
 from yandexart_grpc.address import EMBEDDED
-from yandexart_grpc.cli.options import DEMO, pick_up_command
+from yandexart_grpc.cli.options import DEMO, Connection, pick_up_command
 from yandexart_grpc.cli.output import Interrupted, OutputError, printable
 from yandexart_grpc.errors import Billed
 
@@ -25,12 +24,14 @@ ENDED = (ContentRefused, InvalidRequest, NotFound, OperationCancelled, Operation
 
 
 class Progress:
-    """What is known so far about the image."""
+    """What is known so far about one image."""
 
-    def __init__(self, show: Callable[[str], None], *, free: bool, lasting: bool) -> None:
+    def __init__(self, show: Callable[[str], None], connection: Connection, output: Path | None) -> None:
+        """`show` takes the state for people, `output` is where the image is to go."""
         self._show = show
-        self._free = free
-        self._lasting = lasting
+        self._free = connection["endpoint"] == DEMO
+        self._lasting = not (connection["endpoint"] or "").startswith(EMBEDDED) or bool(connection["store"])
+        self._output = output
         self._operation_id: str | None = None
         self._billed: Billed = "no"
 
@@ -72,23 +73,20 @@ class Progress:
 
     def _next_step(self, error: YandexArtError) -> str | None:
         if self._operation_id is None:
-            if error.resend == "unsafe":
-                return "Running the command again may pay for a second picture."
-            return "It is safe to run the command again." if isinstance(error, Unavailable | QuotaExceeded) else None
+            return "Running the command again may pay for a second picture." if error.resend == "unsafe" else None
         if isinstance(error, ENDED):
             return None
         if not self._lasting:
             server = "demo" if self._free else "images"
             return f"It cannot be picked up: the {server} server ended with this command, and its operations with it."
-        return f"Pick it up with: {pick_up_command(self._operation_id)}"
+        return f"Pick it up with: {pick_up_command(self._operation_id, self._output)}"
 
 
 @contextmanager
-def progress(endpoint: str | None, store: str | None) -> Iterator[Progress]:
+def progress(connection: Connection, output: Path | None) -> Iterator[Progress]:
     """Follow one image. Errors leave as `YandexArtError` with a note on what to do next."""
-    ends_with_command = (endpoint or "").startswith(EMBEDDED) and not store
-    with _display() as show:
-        so_far = Progress(show, free=endpoint == DEMO, lasting=not ends_with_command)
+    with display() as show:
+        so_far = Progress(show, connection, output)
         try:
             yield so_far
         except YandexArtError as error:  # stands first because a time-out is an OSError too
@@ -101,7 +99,7 @@ def progress(endpoint: str | None, store: str | None) -> Iterator[Progress]:
 
 
 @contextmanager
-def _display() -> Iterator[Callable[[str], None]]:
+def display() -> Iterator[Callable[[str], None]]:
     """A line on the terminal with the time and the state, gone at the end. Nothing where stderr is not a terminal."""
     if not (sys.stderr and sys.stderr.isatty()):
         yield lambda state: None

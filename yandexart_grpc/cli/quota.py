@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import click
 
 from yandexart_grpc import ConfigurationError
-from yandexart_grpc.cli.options import json_option
+from yandexart_grpc.cli.options import examples, json_option, verbose_option
 from yandexart_grpc.cli.output import echo, echo_json, reporting
 from yandexart_grpc.cli.serve import default_store
 
 
-@click.command()
+@click.command(epilog=examples("yandexart quota --store sqlite:///orders.db"))
 @click.option(
     "--store",
     default=default_store,
@@ -20,6 +20,7 @@ from yandexart_grpc.cli.serve import default_store
     help="The store of the servers: sqlite:///PATH, or postgresql://USER@HOST/DATABASE (password: PGPASSWORD).",
 )
 @json_option
+@verbose_option
 def quota(store: str, as_json: bool) -> None:
     """Tell what each folder may still buy, by the books of the servers on a store.
 

@@ -9,7 +9,8 @@ import platformdirs
 
 from yandexart_grpc import ConfigurationError
 from yandexart_grpc.cli import logs
-from yandexart_grpc.cli.output import echo, reporting
+from yandexart_grpc.cli.options import examples, verbose_option
+from yandexart_grpc.cli.output import echo, is_verbose, reporting
 
 if TYPE_CHECKING:
     from yandexart_grpc.server import Embedded
@@ -30,7 +31,13 @@ def default_store() -> str:
     return f"sqlite:///{platformdirs.user_data_path('yandexart') / 'yandexart.db'}"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "yandexart serve",
+        "yandexart serve --http 127.0.0.1:8080 --store sqlite:///orders.db --verbose",
+        "yandexart serve --store postgresql://art@db.internal/art --upstream-credentials server --backend images",
+    )
+)
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one.")
 @click.option(
     "--http", metavar="HOST:PORT", help="Speak REST and OpenAI's Images API there as well, for example on 127.0.0.1:8080."
@@ -136,8 +143,8 @@ def default_store() -> str:
     show_default=True,
     help="How logs are written. JSON has the life of each operation, a line for each state.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log the life of each operation, not only what goes wrong.")
-def serve(verbose: bool, log_format: str, **settings: Any) -> None:
+@verbose_option
+def serve(log_format: str, **settings: Any) -> None:
     """Serve images to clients until SIGTERM or Ctrl-C.
 
     What was accepted is kept in the store, and taken up again by the next server on the same store. Spans are seconds, or a
@@ -145,7 +152,7 @@ def serve(verbose: bool, log_format: str, **settings: Any) -> None:
 
     Prints one line to stdout once it can be reached, which ends with its address, and one more with --http; logs go to stderr.
     """
-    logs.set_up(log_format, verbose=verbose)
+    logs.set_up(log_format, verbose=is_verbose())
     with reporting(as_json=False):
         try:
             from yandexart_grpc import server  # a room of its own, entered only here

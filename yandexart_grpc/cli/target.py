@@ -42,9 +42,20 @@ class Target:
             return image.save(path, overwrite=self.force)
 
     def _path(self, operation_id: str) -> Path:
-        if self.output is None:  # a server's id is no file name: it may hold anything
-            return Path(f"yandexart-{re.sub('[^0-9A-Za-z_-]', '_', operation_id)[:100]}.jpeg")
+        if self.output is None:
+            return Path(name_of(operation_id))
         return self.output if self.output.suffix else self.output.with_name(f"{self.output.name}.jpeg")
+
+
+def name_of(operation_id: str) -> str:
+    """The name of an operation's file: a server's id may hold anything, and this nothing that a file may not."""
+    return f"yandexart-{re.sub('[^0-9A-Za-z_-]', '_', operation_id)[:100]}.jpeg"
+
+
+def id_in(name: str) -> str | None:
+    """The id that such a name tells, where nothing in it was replaced or cut off."""
+    found = re.fullmatch(r"yandexart-([0-9A-Za-z-]{1,99})\.jpeg", name)
+    return found[1] if found else None
 
 
 @contextmanager

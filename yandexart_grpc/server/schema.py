@@ -139,7 +139,7 @@ def _trace(connection: Connection) -> None:
 
 
 def _lists(connection: Connection) -> None:
-    """Add what lists need, which the fourth version of the schema had not."""
+    """Add what lists need, which the fourth version had not."""
     _METADATA.create_all(connection, [PROMPTS, THUMBNAILS])
     for index in _LISTS:
         index.create(connection, checkfirst=True)

@@ -4,7 +4,7 @@ that knows what the states mean. What differs from one database to another stand
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -51,6 +51,7 @@ __all__ = [
     "StoreFailure",
     "Thumbnail",
     "is_shared",
+    "kept_in",
     "left_of",
     "listed_in",
     "open_store",
@@ -222,6 +223,14 @@ def listed_in(url: str, selection: Selection) -> list[Listed]:
     """The newest operations of a selection in the store at a URL, whoever serves it. Raises `ConfigurationError`."""
     with _reading(url) as connection:
         return listed(connection, selection, time.time())
+
+
+def kept_in(url: str, ids: Iterable[str]) -> Iterator[Row]:
+    """These operations of the store at a URL with their pictures, one at a time. Raises `ConfigurationError`."""
+    with _reading(url) as connection:
+        for operation_id in ids:
+            if row := _first(connection, OPERATIONS.c.id == operation_id):
+                yield row
 
 
 @contextmanager

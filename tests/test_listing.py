@@ -183,7 +183,7 @@ class TestReader:
     @pytest.mark.parametrize(
         ("version", "words"),
         [
-            (2, "has schema 2, and this version reads 3; start a server of this"),
+            (3, "has schema 3, and this version reads 4; start a server of this"),
             (1000, "has schema 1000, .*; take a newer version"),
         ],
     )
@@ -206,12 +206,12 @@ class TestReader:
                 listed_in(url, Selection())
 
     async def test_an_older_store_learns_it(self, store: str) -> None:
-        """The prompts that the second version of the schema has are searched, and what it holds is kept."""
+        """The prompts that the third version of the schema has are searched, and what it holds is kept."""
         async with open_store(store) as opened:
             await opened.accept(asking(1, "Рыжий кот"))
             row = await opened.get("id1")
             drops = ["DROP TABLE prompts", "DROP TABLE thumbnails", *(f"DROP INDEX {x}" for x in ("listed", "ended"))]
-            for script in (*drops, "DROP INDEX listed_of_caller", "UPDATE store SET version = 2"):
+            for script in (*drops, "DROP INDEX listed_of_caller", "UPDATE store SET version = 3"):
                 await opened._do(lambda connection, script=script: connection.exec_driver_sql(script))  # type: ignore[misc]
         async with open_store(store) as opened:
             assert await opened.get("id1") == row

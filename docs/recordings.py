@@ -52,13 +52,25 @@ BATCH = "yandexart batch prompts.txt --output pictures --in-flight 2"
 RECORDINGS = {
     "generate": Recording(
         "yandexart generate",
-        (Step('yandexart generate "a red cat in the rain" --demo --seed 42 --output cat.jpeg'), Step("ls -sh cat.jpeg")),
+        (Step('yandexart generate "a red cat in the rain" --demo --seed 42 --output cat.jpeg --show'),),
+        lines=26,
     ),
     "batch": Recording(
         "yandexart batch, interrupted by Ctrl-C and continued",
         (Step("wc -l prompts.txt"), Step(BATCH, until=r"[3-7]/8"), Step(CTRL_C), Step(BATCH), Step("ls pictures")),
         server="uniform:0.5,1.5",
         files={"prompts.txt": "".join(f"a {colour} cat\n" for colour in COLOURS)},
+    ),
+    "history": Recording(
+        "yandexart sheet and yandexart history",
+        (
+            Step(BATCH),
+            Step("yandexart sheet pictures"),
+            Step("yandexart history list --ledger pictures/ledger.db"),
+            Step("yandexart history search white --ledger pictures/ledger.db"),
+        ),
+        server="fixed:0.2",
+        files={"prompts.txt": "".join(f"a {colour} cat\n" for colour in COLOURS[:5])},
     ),
     "serve": Recording(
         "yandexart serve and yandexart doctor",

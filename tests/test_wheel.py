@@ -129,6 +129,12 @@ def test_server_draws_inside_the_process(alone: Alone) -> None:
     assert needs("cli") in alone.yandexart("--version", expected=2)
 
 
+@only("otel")
+def test_otel_brings_the_api(alone: Alone, server: Embedded) -> None:
+    """The client tells it of a picture, with no SDK there to listen."""
+    alone.program("import opentelemetry.trace\n" + GENERATE.format(endpoint=server.endpoint))
+
+
 @only("postgres")
 def test_postgres_keeps_ledgers(alone: Alone, server: Embedded, postgres: Postgres) -> None:
     """A batch has its ledger in a real PostgreSQL."""

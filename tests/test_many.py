@@ -425,6 +425,25 @@ with YandexArt(endpoint={server.endpoint!r}, folder_id="b1g") as art:
     )
 
 
+def test_an_interruption_while_a_call_is_started_leaves_a_client_that_closes(server: Embedded) -> None:
+    """Ctrl-C as gRPC starts the thread that watches its calls, after which it would wait for ever: the program ends."""
+    script = f"""
+import signal, sys
+from yandexart_grpc import YandexArt
+def strike(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "_run_channel_spin_thread":
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+        print("struck", flush=True)
+with YandexArt(endpoint={server.endpoint!r}, folder_id="b1g") as art:
+    sys.setprofile(strike)
+    print(*art.map(["a cat"]))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout == "struck\n"
+    assert run.stderr.endswith("\nKeyboardInterrupt\n")
+
+
 async def test_an_image_that_was_handed_over_is_not_kept(server: Embedded) -> None:
     """A handle holds no image once it has given it away: asked again, it asks the server again."""
     async with AsyncYandexArt(endpoint=server.endpoint, folder_id="b1g") as art:

@@ -2,12 +2,16 @@
 
 import heapq
 import queue
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from math import inf
+from types import FrameType
 from typing import Generic, Self, TypeVar
 
 from grpc import Future, RpcError
@@ -18,6 +22,26 @@ from yandexart_grpc.errors import YandexArtError
 from yandexart_grpc.stubs import Operation
 
 Key = TypeVar("Key")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """A block at whose end Ctrl-C comes, if it comes within.
+
+    A channel would never close again in which the start of a future was cut off: gRPC waits for a call that nobody watches.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        for one in came[:1]:
+            handler(*one)
 
 
 class Crowd(Generic[Key]):

@@ -15,7 +15,7 @@ from uuid import uuid4
 import grpc
 
 from yandexart_grpc import _history, auth, channel, directory, stubs
-from yandexart_grpc._crowd import Crowd
+from yandexart_grpc._crowd import Crowd, undisturbed
 from yandexart_grpc._drive import Naps, drive
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Answer, Probe, Renewal, Result, Step, Talk, is_read
@@ -382,7 +382,8 @@ class YandexArt:
             return self._call(step)
         client_request_id = str(uuid4())
         method, arguments = self._prepare(step, client_request_id)
-        call = method.future(step.request, **arguments)
+        with undisturbed():
+            call = method.future(step.request, **arguments)
         sent_as(call, client_request_id)
         return call
 

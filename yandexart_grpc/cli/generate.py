@@ -93,7 +93,8 @@ def generate(
 ) -> None:
     """Make an image of PROMPT and save it. When PROMPT is - it is read from stdin.
 
-    The credential comes from the environment only: YC_API_KEY, YC_SERVICE_ACCOUNT_KEY_FILE, and what else docs/credentials.md lists.
+    The credential comes from the environment only: YC_API_KEY, YC_SERVICE_ACCOUNT_KEY_FILE, and what else docs/credentials.md
+    lists.
 
     Several images are ordered before the first is waited for. The first that cannot be ordered ends the ordering, whatever
     was ordered is saved, and the exit code is that of the first error. --json then prints one object with images,

@@ -366,7 +366,7 @@ class TestAgain:
 
     @pytest.mark.parametrize("prompt", HOSTILE)
     async def test_the_very_picture_comes_again(self, prompt: str, tmp_path: Path) -> None:
-        """By bash and by Python, whatever the prompt says, and nothing else happens."""
+        """Point by point, by bash and by Python, whatever the prompt says; and nothing else happens."""
         async with AsyncExitStack() as life:
             running = await life.enter_async_context(opened("demo", duration="fixed:0"))  # type: ignore[arg-type]
             client = await life.enter_async_context(httpx2.AsyncClient(base_url=str(running.http), timeout=30))
@@ -393,7 +393,8 @@ class TestAgain:
                     timeout=60,
                 )
                 assert [file.name for file in folder.iterdir()] == [f"{one}.jpeg"]
-                assert (folder / f"{one}.jpeg").read_bytes() == picture
+                with PIL.Image.open(folder / f"{one}.jpeg") as again_made, PIL.Image.open(io.BytesIO(picture)) as first:
+                    assert again_made.tobytes() == first.tobytes()
 
     def test_a_terminal_is_given_nothing_to_obey(self) -> None:
         """Every character of a command that is pasted can be seen."""

@@ -40,7 +40,9 @@ def default_store() -> str:
 )
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one.")
 @click.option(
-    "--http", metavar="HOST:PORT", help="Speak REST and OpenAI's Images API there as well, for example on 127.0.0.1:8080."
+    "--http",
+    metavar="HOST:PORT",
+    help="Show the page there, and speak REST and OpenAI's Images API, for example on 127.0.0.1:8080.",
 )
 @click.option(
     "--backend",

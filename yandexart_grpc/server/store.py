@@ -207,6 +207,7 @@ async def open_store(url: str) -> AsyncIterator[Store]:
     place = place_of(url)
     async with AsyncExitStack() as life:
         database: Database = life.enter_context(_module(place).opened(place))
+        life.callback(database.engine.dispose)  # also of connections that are in use until the threads have ended
         threads = life.enter_context(ThreadPoolExecutor(database.lanes, "yandexart-store"))
         life.callback(threads.submit, database.engine.dispose)  # by the thread that opened the file
         store_id = await asyncio.get_running_loop().run_in_executor(threads, _migrated, database, shown(url))

@@ -140,7 +140,9 @@ async def test_servers_may_die_at_any_instant(
     assert made | unknown >= bought.keys() >= made
     assert not charges or set(bought.values()) == {1}
     assert not charges or most_in(60.0, instants(ledger)) <= minute
-    assert postgres.do("SELECT count(*) FROM procrastinate_jobs", url) == [(0,)]
+    async with asyncio.timeout(60):  # one that was killed with its operation done leaves a job, which others find
+        while postgres.do("SELECT count(*) FROM procrastinate_jobs", url) != [(0,)]:
+            await asyncio.sleep(1)
     for caller in callers:
         await caller.close()
 

@@ -3,6 +3,9 @@
 It is loaded when a test asks for it, so that whatever is tested before runs without.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,7 @@ class Recorded:
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self._spans))
         trace.set_tracer_provider(provider)
+        self.api = trace
         since: dict[type, AggregationTemporality] = dict.fromkeys((Counter, Histogram), AggregationTemporality.DELTA)
         self._reader = InMemoryMetricReader(preferred_temporality=since)
         metrics.set_meter_provider(MeterProvider([self._reader]))
@@ -58,8 +62,21 @@ class Recorded:
         return "\n".join([*(span.to_json() for span in self.spans), str(self.counted())])
 
 
+@contextmanager
+def recording() -> Iterator[Recorded]:
+    """What is recorded in the block; what is tested after it runs without, as if the program had not loaded the API."""
+    recorded = _recorded()
+    sys.modules["opentelemetry.trace"] = recorded.api
+    recorded.clear()
+    try:
+        yield recorded
+    finally:
+        del sys.modules["opentelemetry.trace"]
+        recorded.clear()
+
+
 @cache
-def recorded() -> Recorded:
+def _recorded() -> Recorded:
     """That of this process."""
     return Recorded()
 

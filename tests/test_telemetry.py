@@ -21,7 +21,7 @@ from tests.doors import PICTURE, Caller, Scripted, ask, opened
 from tests.foreign import Foreign, alone, refused
 from tests.images_upstream import KEY, ImagesUpstream
 from tests.postgres import Postgres
-from tests.telemetry import Recorded, below, carries, recorded, said, trace_of
+from tests.telemetry import Recorded, below, carries, recording, said, trace_of
 from yandexart_grpc import AsyncYandexArt, ContentRefused, Unavailable, YandexArt, YandexArtError, batch
 from yandexart_grpc.server import Embedded, ServerSettings
 from yandexart_grpc.server.app import serving
@@ -39,9 +39,8 @@ METERS = ("_tale", "server/meters")
 @pytest.fixture
 def otel() -> Iterator[Recorded]:
     """What is recorded from now on."""
-    recorded().clear()
-    yield recorded()
-    recorded().clear()
+    with recording() as recorded:
+        yield recorded
 
 
 class TestClient:
@@ -327,12 +326,11 @@ class TestSecrets:
         """By the variable that all instrumentations for GenAI have."""
         script = f"""
 import json
-from tests.telemetry import recorded
+from tests.telemetry import recording
 from yandexart_grpc import YandexArt
-otel = recorded()
-with YandexArt(endpoint="demo://") as art:
+with recording() as otel, YandexArt(endpoint="demo://") as art:
     art.generate([{PROMPT!r}, ("rain", -1)])
-(span,) = otel.named("generate_content")
+    (span,) = otel.named("generate_content")
 print(json.loads(span.attributes["gen_ai.input.messages"]))
 """
         for value in ("true", "SPAN_ONLY"):

@@ -15,7 +15,7 @@ from grpc import StatusCode
 
 from tests.doors import AUTHORIZATION, Caller, Scripted, ask, error_of, opened, soon
 from tests.processes import program
-from tests.telemetry import Recorded, recorded, said
+from tests.telemetry import Recorded, recording, said
 from yandexart_grpc import ConfigurationError, ContentRefused, YandexArt
 from yandexart_grpc.errors import row
 from yandexart_grpc.server import ServerSettings
@@ -28,9 +28,8 @@ PROMPT = "a most confidential cat"
 @pytest.fixture
 def otel() -> Iterator[Recorded]:
     """What is recorded from now on."""
-    recorded().clear()
-    yield recorded()
-    recorded().clear()
+    with recording() as recorded:
+        yield recorded
 
 
 class TestMeters:

@@ -21,6 +21,7 @@ from tests.doors import Caller
 from tests.faults.counting_server import executions, instants
 from tests.faults.process import ServerProcess
 from tests.faults.proxy import Proxy
+from tests.faults.test_connections import until
 from tests.postgres import Postgres
 from yandexart_grpc import stubs
 
@@ -140,9 +141,8 @@ async def test_servers_may_die_at_any_instant(
     assert made | unknown >= bought.keys() >= made
     assert not charges or set(bought.values()) == {1}
     assert not charges or most_in(60.0, instants(ledger)) <= minute
-    async with asyncio.timeout(60):  # one that was killed with its operation done leaves a job, which others find
-        while postgres.do("SELECT count(*) FROM procrastinate_jobs", url) != [(0,)]:
-            await asyncio.sleep(1)
+    # One that was killed with its operation done leaves a job, which others find.
+    await until(lambda: postgres.do("SELECT count(*) FROM procrastinate_jobs", url) == [(0,)], 60.0)
     for caller in callers:
         await caller.close()
 

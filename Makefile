@@ -20,7 +20,7 @@ demo: .venv/demo ## make a picture with no account: make demo [PROMPT="a red cat
 	@$(BIN)/yandexart generate --demo --force --output "$$OUT" -- "$$PROMPT"
 
 test: lint proto-check ## run every check and test but the slow ones
-	$(BIN)/pytest -n 4 --dist loadfile -m 'not slow and not faults'
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not slow and not faults'
 
 lint: .venv/test ## check formatting, style and types
 	$(BIN)/ruff format --check .

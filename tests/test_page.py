@@ -17,11 +17,11 @@ import pytest
 
 from tests.doors import SKETCHES, Scripted, opened
 from yandexart_grpc import ContentRefused, stubs
+from yandexart_grpc.again import command_of, program_of
 from yandexart_grpc.request import DEFAULT_MODEL, ImageRequest, Message
 from yandexart_grpc.server import live
 from yandexart_grpc.server.backends.demo import draw
 from yandexart_grpc.server.doors import page
-from yandexart_grpc.server.doors.again import command, program
 from yandexart_grpc.server.live import Live
 from yandexart_grpc.server.store import Row, State, open_store
 from yandexart_grpc.server.thumbnails import SIDE, Thumbnails, small
@@ -400,16 +400,18 @@ class TestAgain:
         """Every character of a command that is pasted can be seen."""
         for prompt in HOSTILE:
             request = ImageRequest.build(prompt, folder_id="b1g")
-            made = command(request, endpoint="http://localhost:1", name="x")
+            made = command_of(request, endpoint="http://localhost:1", name="x")
             assert made
             assert made.isprintable()
 
     def test_what_no_command_can_say_is_left_to_the_program(self) -> None:
         """Several texts with weights, and NUL."""
         several = ImageRequest.build([("a cat", 2.0), ("rain", -1)], folder_id="b1g", model="other", seed=3)
-        assert command(several, endpoint="e", name="x") is None
-        assert command(ImageRequest.build("a\0b", folder_id="b1g"), endpoint="e", name="x") is None
-        assert "art.generate([('a cat', 2.0), ('rain', -1)], model='other', seed=3)" in program(several, endpoint="e", name="x")
+        assert command_of(several, endpoint="e", name="x") is None
+        assert command_of(ImageRequest.build("a\0b", folder_id="b1g"), endpoint="e", name="x") is None
+        assert "art.generate([('a cat', 2.0), ('rain', -1)], model='other', seed=3)" in program_of(
+            several, endpoint="e", name="x"
+        )
 
 
 class TestPictures:

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 import click
 from click.core import ParameterSource
 
-from yandexart_grpc import YandexArt
+from yandexart_grpc import YandexArt, again
 from yandexart_grpc.batch.origin import Origin
 from yandexart_grpc.cli import logs
 from yandexart_grpc.cli.output import VERBOSE
@@ -233,16 +233,8 @@ def again_command(origin: Origin) -> str | None:
     """
     if origin.prompt is None or origin.seed is None or origin.weighted:
         return None
-    words = ["yandexart", "generate", origin.prompt, "--seed", str(origin.seed)]
-    if origin.model:
-        words += ["--model", origin.model]
-    if origin.aspect_ratio:
-        words += ["--aspect-ratio", origin.aspect_ratio]
-    if (origin.model or "").startswith("art://demo/"):  # the folder that stands for none
-        words += ["--demo"]
-    if origin.prompt.startswith("-"):
-        words = [*words[:2], *words[3:], "--", origin.prompt]
-    return shlex.join(words)
+    demo = (origin.model or "").startswith("art://demo/")  # the folder that stands for none
+    return again.command(origin.prompt, seed=origin.seed, model=origin.model, aspect_ratio=origin.aspect_ratio, demo=demo or None)
 
 
 def all_of(command: F, *options: Callable[[F], F]) -> F:

@@ -16,10 +16,10 @@ from typing import Any, cast, get_args
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from yandexart_grpc.again import command_of, program_of
 from yandexart_grpc.errors import InvalidRequest, NotFound, QuotaExceeded, YandexArtError, code_of
 from yandexart_grpc.image import whole_jpeg
 from yandexart_grpc.server.callers import Caller, Callers
-from yandexart_grpc.server.doors.again import command, program
 from yandexart_grpc.server.doors.http import Endpoint, authorization, object_of, require_known_host
 from yandexart_grpc.server.doors.openai import MODEL_NAMES
 from yandexart_grpc.server.doors.rest import flat
@@ -92,7 +92,7 @@ class Page:
         """One operation, with the command and the program that make its picture again."""
         row = await self._row(request)
         again = {"endpoint": self._endpoint(), "name": row.id}
-        told: dict[str, Any] = {"command": command(row.request, **again), "program": program(row.request, **again)}
+        told: dict[str, Any] = {"command": command_of(row.request, **again), "program": program_of(row.request, **again)}
         with suppress(NotFound):
             data, width, height = _picture(row)
             told |= {"bytes": len(data), "width": width, "height": height}

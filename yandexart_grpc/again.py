@@ -7,23 +7,31 @@ from yandexart_grpc.request import DEFAULT_MODEL, ImageRequest
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\", "'": r"\'"}
 
 
-def command(request: ImageRequest, *, endpoint: str, name: str) -> str | None:
-    """The words for a shell that make the picture again, into a file of that name.
-
-    None where there are none: for several texts with weights, and for NUL, which no shell can pass on.
+def command(prompt: str, **options: str | int | None) -> str | None:
+    """The words for a shell that order the prompt, with these options of `yandexart generate`: None and "" are left out, and True
+    is a flag. None for a prompt with NUL, which no shell can pass on.
     """
-    texts = [message.text for message in request.messages]
-    if len(texts) != 1 or request.messages[0].weight != 1 or "\0" in texts[0]:
+    if "\0" in prompt:
         return None
-    words = ["yandexart", "generate", "--endpoint", endpoint, "--folder-id", request.folder, "--output", f"{name}.jpeg"]
-    for option, value in _options(request).items():
-        words += [f"--{option.replace('_', '-')}", str(value)]
-    line = " ".join(map(quoted, [*words, "--", texts[0]]))
-    return f"echo - | {line}" if texts[0] == "-" else line  # which stands for stdin
+    words = list[str]()
+    for option, value in options.items():
+        if value not in (None, ""):
+            words += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
+    words = [*words, "--", prompt] if prompt.startswith("-") else [prompt, *words]
+    line = " ".join(map(_quoted, ["yandexart", "generate", *words]))
+    return f"echo - | {line}" if prompt == "-" else line  # which stands for stdin
 
 
-def program(request: ImageRequest, *, endpoint: str, name: str) -> str:
-    """A program in Python that makes the picture again, into a file of that name."""
+def command_of(request: ImageRequest, *, endpoint: str, name: str) -> str | None:
+    """The command that makes the picture of a request again, into a file of that name; None also for several texts."""
+    if len(request.messages) != 1 or request.messages[0].weight != 1:
+        return None
+    where = {"endpoint": endpoint, "folder_id": request.folder, "output": f"{name}.jpeg"}
+    return command(request.messages[0].text, **where, **_options(request))
+
+
+def program_of(request: ImageRequest, *, endpoint: str, name: str) -> str:
+    """The program in Python that makes the picture of a request again, into a file of that name."""
     prompts = [message.text if message.weight == 1 else tuple(message) for message in request.messages]
     prompt = prompts[0] if len(prompts) == 1 and isinstance(prompts[0], str) else prompts
     options = "".join(f", {option}={value!r}" for option, value in _options(request).items())
@@ -35,7 +43,7 @@ def program(request: ImageRequest, *, endpoint: str, name: str) -> str:
     )
 
 
-def quoted(word: str) -> str:
+def _quoted(word: str) -> str:
     """A word as bash, zsh and ksh read it. What a terminal would obey, or not show, is written as an escape."""
     if word.isprintable():
         return shlex.quote(word)

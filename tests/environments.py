@@ -23,6 +23,11 @@ def uv(*arguments: str | Path) -> str:
     return run(sys.executable, "-m", "uv", "--quiet", *arguments).stdout
 
 
+def unpack(sdist: Path, folder: Path) -> None:
+    """Unpack it as every Python from 3.11 on can."""
+    run(sys.executable, "-m", "tarfile", "--extract", sdist, folder)
+
+
 def build(folder: Path, source: Path = ROOT) -> tuple[Path, Path]:
     """The sdist of a source tree, and the wheel that is made of that sdist: what `make build` runs."""
     uv("build", "--no-create-gitignore", "--out-dir", folder, source)

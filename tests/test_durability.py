@@ -190,8 +190,8 @@ class TestRestart:
             process.wait()
             with served(store, listen=address):
                 question = stubs.GetOperationRequest(operation_id=operation_id)
-                hold = (("prefer", "wait=10"),)
-                operation = stubs.OperationServiceStub(channel).Get(question, timeout=20, metadata=hold, wait_for_ready=True)
+                hold = (("prefer", "wait=50"),)  # a worker on PostgreSQL may have begun it, who is missed after a while
+                operation = stubs.OperationServiceStub(channel).Get(question, timeout=60, metadata=hold, wait_for_ready=True)
         assert picture(operation)
 
 

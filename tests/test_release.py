@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from docs import sbom
-from tests.environments import ROOT, build, run, uv
+from tests.environments import ROOT, build, run, unpack, uv
 from tests.test_structure import PRIVATE
 from yandexart_grpc import __version__
 
@@ -85,8 +85,7 @@ class TestBuild:
 
     def test_what_lies_about_is_not_published(self, built: tuple[Path, Path], tmp_path: Path) -> None:
         """A key, a store and pictures beside the sources change nothing."""
-        with tarfile.open(built[0]) as sdist:
-            sdist.extractall(tmp_path, filter="data")
+        unpack(built[0], tmp_path)
         (source,) = tmp_path.iterdir()
         for name in ("key.json", ".env", "orders.db", "pictures/cat.jpeg", "deploy/keys", "yandexart_grpc/__pycache__/x.pyc"):
             (source / name).parent.mkdir(exist_ok=True)

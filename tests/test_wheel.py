@@ -4,13 +4,12 @@ Run by `make test-wheel`: it makes an environment for each.
 """
 
 import shutil
-import tarfile
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.environments import ROOT, environment, run, uv
+from tests.environments import ROOT, environment, run, unpack, uv
 from tests.postgres import Postgres
 from yandexart_grpc.server import Embedded
 
@@ -159,8 +158,7 @@ def test_every_extra_is_tried() -> None:
 def test_the_tests_pass_under_the_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
     """The tests of the sdist pass where the only code of ours is that of the wheel."""
     sdist, wheel = built
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "sdist", filter="data")
+    unpack(sdist, tmp_path / "sdist")
     (source,) = (tmp_path / "sdist").iterdir()
     shutil.rmtree(source / "yandexart_grpc")
     shutil.rmtree(source / "generated")

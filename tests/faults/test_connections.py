@@ -107,6 +107,7 @@ async def test_a_server_that_went_away_between_two_submits_is_a_clean_failure(
     await art.generate("first")
     proxy.set(refuse=True)
     proxy.reset()
+    await asyncio.sleep(0.5)  # what is sent before gRPC has seen that may have left
     with pytest.raises((Unavailable, OutcomeUnknown)) as caught:
         await art.submit("second")
     assert len(server.executions) == 1

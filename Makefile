@@ -43,7 +43,7 @@ proto-check: .venv-proto/done ## fail where generated/ is not what proto/ compil
 test-compat: .venv/test ## try the stubs beside several versions of yandexcloud and protobuf (minutes)
 	$(BIN)/pytest -m slow
 
-test-faults: .venv/test ## break everything: connections, servers, batches, at random instants (up to ten minutes)
+test-faults: .venv/test ## break everything: connections, servers, batches, at random instants (a quarter of an hour)
 	$(BIN)/pytest tests/faults
 
 soak: .venv/test ## let both clients work through faults for ten minutes, and see that nothing is left behind

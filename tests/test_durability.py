@@ -315,6 +315,20 @@ class TestQueue:
                 await caller.get(operation_id, hold=10)
             assert await caller.submit("too much", key="3")
 
+    async def test_a_cancel_wins_while_the_work_begins(self, store: str) -> None:
+        """Whatever state the operation comes to meanwhile: what costs nothing is stopped in each."""
+        backend = Scripted()
+        backend.let.clear()
+        async with server(backend, store=store) as caller:
+
+            async def cancelled(pause: float) -> int:
+                operation_id = await caller.submit()
+                await asyncio.sleep(pause)
+                return (await caller.cancel(operation_id)).error.code
+
+            codes = await asyncio.gather(*(cancelled(number / 2000) for number in range(60)))
+            assert codes == [StatusCode.CANCELLED.value[0]] * 60
+
     async def test_what_waits_can_be_cancelled_also_where_the_backend_charges(self) -> None:
         """The backend is not called for it."""
         backend = Scripted(charges=True)

@@ -195,7 +195,7 @@ class TestGallery:
                 assert await image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == list(real.size)
             for fact in (ids[0], "yandex-art/latest", "scripted", f"{real.width} × {real.height}", "folder"):
                 await expect(dialog.locator("#provenance")).to_contain_text(fact)
-            await expect(dialog.locator("#command")).to_contain_text(f"yandexart generate --endpoint {server.endpoint}")
+            await expect(dialog.locator("#command")).to_contain_text(f"yandexart generate 'a ship' --endpoint {server.endpoint}")
             await expect(dialog.locator("#program")).to_contain_text("art.generate('a ship')")
             await expect(dialog.locator("#seedless")).to_be_visible()
             async with page.expect_download() as saving:

@@ -323,14 +323,15 @@ class Operations:
         return entry.key is not None and await read(self._store.find(entry.caller, entry.key)) is not None
 
     async def _cancel(self, operation_id: str, caller: Caller) -> Row:
-        entry = await self._get(operation_id, caller)
-        stoppable = entry.state is State.ACCEPTED or (entry.state is State.RUNNING and not entry.charged)
-        cancelled = _done(entry, status(StatusCode.CANCELLED, "The operation was cancelled"), self._keep)
-        if not stoppable or not await read(self._store.advance(cancelled, before=entry.state)):
-            return await self._get(operation_id, caller)
-        self._workers.stop(operation_id)
-        self._tell(cancelled)
-        return cancelled
+        while True:  # it may go on to the next state in between
+            entry = await self._get(operation_id, caller)
+            if entry.state is State.DONE or (entry.state is State.RUNNING and entry.charged):
+                return entry
+            cancelled = _done(entry, status(StatusCode.CANCELLED, "The operation was cancelled"), self._keep)
+            if await read(self._store.advance(cancelled, before=entry.state)):
+                self._workers.stop(operation_id)
+                self._tell(cancelled)
+                return cancelled
 
     def _begin(self, entry: Row) -> None:
         self._workers.start(entry.id, lambda: self._run(entry), entry.rank)

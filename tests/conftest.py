@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,17 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("YC_METADATA_ADDR", "127.0.0.1:1")
     folders = os.environ["PATH"].split(os.pathsep)
     monkeypatch.setenv("PATH", os.pathsep.join(folder for folder in folders if not Path(folder, "yc").exists()))
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """What a command sets up in this process to write its log ends with its test."""
+    ours = [logging.getLogger(name) for name in ("yandexart_grpc", "yandexart_grpc.server.operations")]
+    levels, handlers = [log.level for log in ours], logging.root.handlers[:]
+    yield
+    for log, level in zip(ours, levels, strict=True):
+        log.setLevel(level)
+    logging.root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

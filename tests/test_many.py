@@ -92,7 +92,7 @@ async def test_map_keeps_so_many_in_flight_and_no_more(connect: Connect) -> None
             nonlocal running, peak
             running += 1
             peak = max(peak, running)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
             running -= 1
             return stubs.ImageGenerationResponse(image=PICTURE)
 

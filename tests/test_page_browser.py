@@ -276,7 +276,7 @@ class TestGallery:
             for prompt in hostile[-4:]:
                 await cards(page).get_by_role("button", name=f"Open {prompt}, done").click()
                 await expect(page.locator("#detail-prompt")).to_have_text(prompt)
-                await expect(page.locator("#command")).to_contain_text(f"-- '{prompt}'")
+                await expect(page.locator("#command")).to_contain_text(f"generate '{prompt}' --")
                 await page.get_by_role("button", name="Use this prompt").click()
                 await expect(page.get_by_label("What should the picture show?")).to_have_value(prompt)
             assert await page.evaluate(elements) == before

@@ -6,6 +6,7 @@ the header, so that no decoder is needed.
 
 import base64
 import binascii
+import io
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -85,24 +86,11 @@ class Image:
         target = Path(path)
         if not target.suffix:
             target = target.with_name(f"{target.name}.jpeg")
-        part = target.with_name(f".yandexart-{secrets.token_hex(8)}.part")
-        try:
-            with part.open("xb") as file:
-                file.write(self.data)
-                file.flush()
-                os.fsync(file.fileno())
-            if overwrite:
-                part.replace(target)
-            else:
-                _link(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(target, self.data, overwrite=overwrite)
         return target
 
     def open(self) -> "PIL.Image.Image":
         """The decoded image, where Pillow is installed; raises `ConfigurationError` where it is not."""
-        import io
-
         try:
             import PIL.Image
         except ImportError as error:
@@ -130,6 +118,31 @@ def outcome(
     except YandexArtError as error:
         error.index, error.idempotency_key, error.request_id = index, key, error.request_id or request_id
         return error
+
+
+def write_whole(target: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file whole or not at all. Raises `FileExistsError` unless `overwrite`, and `OSError` when it cannot be written."""
+    part = target.with_name(f".yandexart-{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            part.replace(target)
+        else:
+            _link(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def reduced(picture: "PIL.Image.Image", side: int) -> bytes:
+    """A small JPEG of a picture that was just opened, with at most so many pixels on its longer side. Raises what Pillow does."""
+    picture.draft("RGB", (side, side))  # decodes no more than is needed
+    picture.thumbnail((side, side))
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=80, optimize=True)
+    return file.getvalue()
 
 
 def _link(part: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import re
 import secrets
 import sys
+import unicodedata
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,11 @@ def known_id(operation_id: str) -> str:
     if not isinstance(operation_id, str) or not operation_id.strip():
         raise InvalidRequest(f"operation_id: {operation_id!r} is not the id of an operation")
     return operation_id.strip()
+
+
+def folded(text: str) -> str:
+    """A text as it is searched: in one case and one way to write each character, without NUL, which PostgreSQL cannot keep."""
+    return unicodedata.normalize("NFKC", text).casefold().replace("\0", "")
 
 
 def _drawn(key: str | None) -> int:

@@ -15,6 +15,7 @@ from yandexart_grpc.cli.output import OutputError, echo, echo_json, put, reporti
 from yandexart_grpc.cli.past import Entry, LedgerPast, Past, StorePast, find
 from yandexart_grpc.cli.serve import default_store
 from yandexart_grpc.cli.target import name_of
+from yandexart_grpc.image import write_whole
 
 LONGEST = 60
 """Characters of a prompt in a list; --json has all of them."""
@@ -237,14 +238,12 @@ def _save(past: Past, entries: Sequence[Entry], folder: Path, *, metadata: bool)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for operation_id, data in past.images(entries, metadata=metadata):
-            file = folder / name_of(operation_id)
-            if file.exists():
+            try:
+                write_whole(folder / name_of(operation_id), data)
+            except FileExistsError:
                 there += 1
-                continue
-            part = file.with_name(f".{file.name}.part")
-            part.write_bytes(data)
-            part.replace(file)
-            saved += 1
+            else:
+                saved += 1
     except OSError as error:
         raise OutputError(f"{error.filename}: {error.strerror}") from error
     done = sum(entry.state == "done" for entry in entries)

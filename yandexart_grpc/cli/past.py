@@ -1,6 +1,5 @@
 """What was asked for earlier, as the store of servers or the ledger of a batch knows it: two sources with one face."""
 
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from yandexart_grpc.batch.face import records
 from yandexart_grpc.batch.ledger import Record, State
 from yandexart_grpc.batch.origin import Origin, commented
 from yandexart_grpc.image import whole_jpeg
+from yandexart_grpc.request import folded
 
 if TYPE_CHECKING:
     from yandexart_grpc.server.store import Kind, Listed
@@ -126,9 +126,9 @@ class LedgerPast:
     def entries(self, *, search: str, state: str | None, limit: int | None) -> Iterator[Entry]:
         """As `Past` says."""
         _require_state(state, self.STATES, "a ledger")
-        wanted = _folded(search)
+        wanted = folded(search.strip())
         rows = (record for record in reversed(records(self._ledger)) if state is None or record.state == state)
-        found = (row for row in rows if wanted in _folded(row.prompt) or search == row.operation_id)
+        found = (row for row in rows if wanted in folded(row.prompt) or search == row.operation_id)
         return islice(map(_row, found), limit)
 
     def images(self, entries: Iterable[Entry], *, metadata: bool) -> Iterator[tuple[str, bytes]]:
@@ -145,11 +145,6 @@ class LedgerPast:
 def _row(record: Record) -> Entry:
     origin = Origin(prompt=record.prompt, seed=record.seed, operation_id=record.operation_id)
     return Entry(origin=origin, state=record.state, seconds=record.seconds, file=record.file, error=record.error)
-
-
-def _folded(text: str) -> str:
-    """A text as it is searched: as in a store, in one case and in one way to write each character."""
-    return unicodedata.normalize("NFKC", text.strip()).casefold()
 
 
 def _require_state(state: str | None, known: Iterable[str], source: str) -> None:

@@ -13,6 +13,7 @@ from yandexart_grpc.batch.origin import Origin, origin_of
 from yandexart_grpc.cli.options import again_command
 from yandexart_grpc.cli.output import echo
 from yandexart_grpc.cli.target import id_in
+from yandexart_grpc.image import reduced
 
 MARK = b"contact sheet of yandexart"
 """The comment of a sheet, which is no picture of the next one."""
@@ -81,15 +82,12 @@ def _tiles(paths: list[Path], manifest: dict[str, Origin]) -> Iterator[Tile]:
                 if picture.info.get("comment") == MARK:
                     continue
                 size = picture.size
-                picture.draft("RGB", (SIDE, SIDE))
-                picture.thumbnail((SIDE, SIDE))
-                file = io.BytesIO()
-                picture.convert("RGB").save(file, "JPEG", quality=80)
+                small = reduced(picture, SIDE)
         except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):  # whatever stands in a file
             echo(f"{path} is left out: it is no picture that can be read", err=True)
             continue
         origin = origin_of(data) or manifest.get(path.name) or Origin(operation_id=id_in(path.name))
-        yield Tile(path=path, size=size, small=file.getvalue(), origin=origin)
+        yield Tile(path=path, size=size, small=small, origin=origin)
 
 
 def _manifest(path: Path) -> dict[str, Origin]:

@@ -3,15 +3,14 @@
 import logging
 import time
 
+from grpc import StatusCode
+
 from yandexart_grpc.errors import code_of
 from yandexart_grpc.server.events import Observer
 from yandexart_grpc.server.store import Row
 from yandexart_grpc.stubs import Status
 
 log = logging.getLogger("yandexart_grpc.server.operations")
-
-CANCELLED = 1
-"""The number of the status of what was cancelled."""
 
 
 class Journal(Observer):
@@ -25,8 +24,8 @@ class Journal(Observer):
 
     def ended(self, row: Row) -> None:
         if isinstance(row.outcome, Status):
-            code = code_of(row.outcome.code).name
-            _write(row, "cancelled" if row.outcome.code == CANCELLED else "failed", code=code)
+            code = code_of(row.outcome.code)
+            _write(row, "cancelled" if code is StatusCode.CANCELLED else "failed", code=code.name)
         else:
             _write(row, "done")
 

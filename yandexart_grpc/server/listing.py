@@ -6,8 +6,8 @@ from typing import Any, Literal
 import sqlalchemy as sql
 from sqlalchemy import Connection
 
-from yandexart_grpc.request import ImageRequest
-from yandexart_grpc.server.schema import OPERATIONS, PROMPTS, Row, State, folded, request_of
+from yandexart_grpc.request import ImageRequest, folded
+from yandexart_grpc.server.schema import OPERATIONS, PROMPTS, Row, State, request_of
 from yandexart_grpc.stubs import Status
 
 Kind = Literal["accepted", "running", "done", "failed"]

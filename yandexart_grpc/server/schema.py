@@ -1,7 +1,6 @@
 """What is kept, and in which tables: an operation as a row, and how an older store becomes a newer one."""
 
 import secrets
-import unicodedata
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -10,7 +9,7 @@ import sqlalchemy as sql
 from sqlalchemy import Column, Connection, MetaData, Table, UniqueConstraint
 
 from yandexart_grpc.errors import ConfigurationError
-from yandexart_grpc.request import ImageRequest
+from yandexart_grpc.request import ImageRequest, folded
 from yandexart_grpc.server import allowance
 from yandexart_grpc.stubs import ImageGenerationRequest, ImageGenerationResponse, Status
 
@@ -174,11 +173,6 @@ def require_current(connection: Connection, url: str) -> None:
     if version != len(_STEPS):
         todo = "take a newer version" if version > len(_STEPS) else "start a server of this version on it once"
         raise ConfigurationError(f"store: {url!r} has schema {version}, and this version reads {len(_STEPS)}; {todo}")
-
-
-def folded(text: str) -> str:
-    """A text as it is searched: in one case and one way to write each character, without NUL, which PostgreSQL cannot keep."""
-    return unicodedata.normalize("NFKC", text).casefold().replace("\0", "")
 
 
 def words_of(operation_id: str, request: ImageRequest) -> dict[str, str]:

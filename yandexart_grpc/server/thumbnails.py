@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from yandexart_grpc.errors import NotFound
-from yandexart_grpc.image import whole_jpeg
+from yandexart_grpc.image import reduced, whole_jpeg
 from yandexart_grpc.server.store import Row, Store, StoreFailure, Thumbnail
 from yandexart_grpc.stubs import ImageGenerationResponse
 
@@ -61,12 +61,8 @@ def small(data: bytes) -> Thumbnail:
     data, width, height = whole_jpeg(data)
     if width * height > PIXELS:
         raise ValueError(f"{width} x {height} pixels exceed the limit of {PIXELS}")
-    file = io.BytesIO()
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            image.draft("RGB", (SIDE, SIDE))  # decodes no more than is needed
-            image.thumbnail((SIDE, SIDE))
-            image.convert("RGB").save(file, "JPEG", quality=80, optimize=True)
+            return Thumbnail(width, height, reduced(image, SIDE))
     except (OSError, SyntaxError) as error:  # Pillow's word for a file that breaks the rules of its format
         raise ValueError(str(error)) from error
-    return Thumbnail(width, height, file.getvalue())

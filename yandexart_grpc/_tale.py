@@ -7,8 +7,7 @@ word of an error is told, because it may hold a prompt.
 import json
 import os
 import threading
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 from grpc import RpcError, StatusCode
@@ -106,18 +105,21 @@ def _kind(target: str, model_uri: str | None, method: str) -> _Kind:
 def tell(steps: Steps, pace: Pace, subject: ImageGenerationRequest | str, model: str | None) -> Steps:
     """The same machine, and its tale is told."""
     tale = _Tale(pace, subject, model)
-    resume: Callable[[], Step] = partial(next, steps)
     try:
+        step = next(steps)
         while True:
-            step = resume()
+            if step.request is None:
+                yield step
+                step = steps.send(None)
+                continue
             try:
                 answer = yield tale.asked(step)
             except (RpcError, YandexArtError) as error:
-                resume = partial(steps.throw, error)
+                step = steps.throw(error)
             else:
-                resume = partial(steps.send, answer)
-                if answer is not None:
-                    tale.heard(step, answer)
+                assert answer is not None  # drivers answer every call
+                tale.heard(step, answer)
+                step = steps.send(answer)
     except StopIteration as finished:
         tale.came(finished.value)
         operation: Operation = finished.value
@@ -167,7 +169,7 @@ class _Tale:
         _IN_FLIGHT.add(1, self.known)
 
     def asked(self, step: Step) -> Step:
-        """A step is about to be made: what it sends carries the trace on."""
+        """A call is about to be made: what it sends carries the trace on."""
         if isinstance(step.request, GetOperationRequest):
             self.reads += 1
         elif isinstance(step.request, ImageGenerationRequest):
@@ -176,7 +178,7 @@ class _Tale:
             self.sent = self.pace.now()
         else:
             return step
-        return step._replace(context=self.headers)
+        return Step(*step[:-1], self.headers)  # which takes a quarter of the time of `_replace`
 
     def heard(self, step: Step, answer: Answer) -> None:
         """What a call brought."""

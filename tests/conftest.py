@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from yandexart_grpc.server import Embedded, embedded
 # What a test claims does not depend on how busy the machine is.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+# Whatever runs in the background of a shell ignores Ctrl-C, and so would all commands that are tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

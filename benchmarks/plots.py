@@ -73,8 +73,11 @@ def styled() -> AbstractContextManager[None]:
 
 
 def result(name: str) -> tuple[Rows, str]:
-    """What a benchmark found, and where. Raises `FileNotFoundError` where it was not run yet."""
-    found = json.loads((RESULTS / f"{name}.json").read_text())
+    """What a benchmark found, and where. Ends the program where it was not run yet."""
+    try:
+        found = json.loads((RESULTS / f"{name}.json").read_text())
+    except FileNotFoundError as error:
+        raise SystemExit(f"{error.filename} is not there yet; run: make bench") from error
     machine = found["machine"]
     where = f"{machine['cores']} cores, Python {machine['python']}, grpcio {machine['versions']['grpcio']}"
     return {(row["case"], row["contestant"]): row["values"] for row in found["rows"]}, where

@@ -23,7 +23,7 @@ from grpc import StatusCode
 from tests.doors import soon
 from tests.test_durability import Scripted, entry, refusal
 from yandexart_grpc import AsyncYandexArt, ConfigurationError, QuotaExceeded, Unauthenticated, YandexArt, stubs
-from yandexart_grpc.errors import retry_after
+from yandexart_grpc.failures import retry_after
 from yandexart_grpc.request import ImageRequest, Message
 from yandexart_grpc.server import ServerSettings
 from yandexart_grpc.server.app import serving

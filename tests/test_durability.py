@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.doors import PICTURE, Caller, response_of
 from tests.processes import Started, program
 from yandexart_grpc import ConfigurationError, stubs
-from yandexart_grpc.errors import retry_after
+from yandexart_grpc.failures import retry_after
 from yandexart_grpc.request import ImageRequest, Message
 from yandexart_grpc.server import ServerSettings
 from yandexart_grpc.server.app import serving

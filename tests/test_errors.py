@@ -9,6 +9,7 @@ from grpc import StatusCode
 import yandexart_grpc
 from tests.test_core import Failed, Unreached
 from yandexart_grpc import ContentRefused, OperationCancelled, OperationFailed, OutcomeUnknown, YandexArtError, errors
+from yandexart_grpc.failures import DOMAIN, from_operation, from_rpc, with_bill
 from yandexart_grpc.stubs import ErrorInfo, Operation, RequestInfo, Status
 
 NAMES = [getattr(yandexart_grpc, name) for name in yandexart_grpc.__all__]
@@ -57,7 +58,7 @@ def test_the_id_that_a_server_gave_a_call_is_found() -> None:
     detailed = Failed(StatusCode.UNAVAILABLE, grpc_status_details_bin=told.SerializeToString())
     early.initial, early.trailing, detailed.trailing = [("x-server-trace-id", "r0")], [], detailed.trailing[1:]
     failures = (early, known, detailed, Unreached())
-    assert [errors.from_rpc(error, "reading").request_id for error in failures] == ["r0", "r1", "r2", None]
+    assert [from_rpc(error, "reading").request_id for error in failures] == ["r0", "r1", "r2", None]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_the_id_that_a_server_gave_a_call_is_found() -> None:
 )
 def test_an_operation_that_failed_says_how(code: int, text: str, kind: type[YandexArtError], billed: str) -> None:
     """The error of an operation becomes the class that fits, with the id, the words and what is known about money."""
-    error = errors.from_operation(Operation(id="x", error=Status(code=code, message=text)))
+    error = from_operation(Operation(id="x", error=Status(code=code, message=text)))
     assert type(error) is kind
     assert (error.operation_id, error.details, error.billed) == ("x", text, billed)
 
@@ -94,7 +95,7 @@ def test_a_retired_model_is_explained(code: StatusCode, text: str, is_explained:
     """In a refusal and in the error of an operation: what is known, and what works. `details` stay the server's own words."""
     call = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), text)
     ended = Operation(id="x", error=Status(code=code.value[0], message=text))
-    for error in (errors.from_rpc(call, "submitting"), errors.from_operation(ended)):
+    for error in (from_rpc(call, "submitting"), from_operation(ended)):
         assert error.details == text
         for words in ("September 2026", "endpoint='images://'", "generate --endpoint images://", "serve --backend images"):
             assert (words in str(error)) is is_explained
@@ -104,14 +105,14 @@ def test_a_retired_model_is_explained(code: StatusCode, text: str, is_explained:
 @pytest.mark.parametrize("code", [StatusCode.INTERNAL, StatusCode.UNAVAILABLE])
 def test_a_server_of_ours_tells_what_became_of_the_money(code: StatusCode, billed: errors.Billed) -> None:
     """Whatever the code of the operation's error."""
-    status = errors.with_bill(Status(code=code.value[0], message="m"), billed)
-    assert errors.from_operation(Operation(id="x", error=status)).billed == billed
+    status = with_bill(Status(code=code.value[0], message="m"), billed)
+    assert from_operation(Operation(id="x", error=status)).billed == billed
 
 
 def test_details_that_cannot_be_read_tell_nothing() -> None:
     """Neither those of others nor broken ones."""
     status = Status(code=StatusCode.UNAVAILABLE.value[0])
     status.details.add().Pack(ErrorInfo(reason="BILLED_NO", domain="elsewhere"))
-    status.details.add().Pack(ErrorInfo(reason="SOMETHING", domain=errors.DOMAIN))
+    status.details.add().Pack(ErrorInfo(reason="SOMETHING", domain=DOMAIN))
     status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
-    assert errors.from_operation(Operation(id="x", error=status)).billed == "unknown"
+    assert from_operation(Operation(id="x", error=status)).billed == "unknown"

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yandexart_grpc import ConfigurationError, YandexArt, stubs
-from yandexart_grpc.errors import from_operation
+from yandexart_grpc.failures import from_operation
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.server import Embedded, embedded
 

@@ -10,7 +10,7 @@ from grpc import RpcError, StatusCode
 
 from yandexart_grpc._budget import Budget
 from yandexart_grpc._plan import WINDOW, Law, default_patience
-from yandexart_grpc.errors import failure
+from yandexart_grpc.failures import failure
 from yandexart_grpc.settings import Limits
 
 NOTED = 10_000

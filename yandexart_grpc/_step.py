@@ -7,7 +7,8 @@ from typing import NamedTuple, Self, TypeVar
 from grpc import RpcError
 
 from yandexart_grpc.auth import Header, Source, Token
-from yandexart_grpc.errors import YandexArtError, named_by_server
+from yandexart_grpc.errors import YandexArtError
+from yandexart_grpc.failures import named_by_server
 from yandexart_grpc.stubs import CancelOperationRequest, GetOperationRequest, ImageGenerationRequest, Operation
 
 Result = TypeVar("Result")

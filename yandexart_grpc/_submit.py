@@ -13,18 +13,8 @@ from grpc import RpcError, StatusCode
 from yandexart_grpc._pace import Pace
 from yandexart_grpc._plan import backoff
 from yandexart_grpc._step import Answer, Probe, Step, Steps, Talk
-from yandexart_grpc.errors import (
-    OutcomeUnknown,
-    ProtocolError,
-    QuotaExceeded,
-    Unavailable,
-    YandexArtError,
-    failure,
-    from_rpc,
-    is_local_limit,
-    is_unsent,
-    retry_after,
-)
+from yandexart_grpc.errors import OutcomeUnknown, ProtocolError, QuotaExceeded, Unavailable, YandexArtError
+from yandexart_grpc.failures import failure, from_rpc, is_local_limit, is_unsent, retry_after
 from yandexart_grpc.stubs import ImageGenerationRequest, Operation
 
 log = logging.getLogger("yandexart_grpc")

@@ -20,7 +20,8 @@ from yandexart_grpc._spans import TRACER, fail, headers_of
 from yandexart_grpc._step import Answer, Step, Steps
 from yandexart_grpc._version import __version__
 from yandexart_grpc._wait import finished
-from yandexart_grpc.errors import YandexArtError, class_of
+from yandexart_grpc.errors import YandexArtError
+from yandexart_grpc.failures import class_of
 from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation
 
 ORDERS = "yandex.cloud.ai.foundation_models.v1.image_generation.ImageGenerationAsyncService/Generate"

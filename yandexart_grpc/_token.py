@@ -17,7 +17,8 @@ from grpc import RpcError, StatusCode
 
 from yandexart_grpc._step import Answer, Probe, Renewal, Step, Talk, relayed
 from yandexart_grpc.auth import Header, Source, Token
-from yandexart_grpc.errors import QuotaExceeded, Unauthenticated, Unavailable, YandexArtError, failure, from_rpc
+from yandexart_grpc.errors import QuotaExceeded, Unauthenticated, Unavailable, YandexArtError
+from yandexart_grpc.failures import failure, from_rpc
 from yandexart_grpc.stubs import ImageGenerationRequest
 
 log = logging.getLogger("yandexart_grpc")

@@ -14,7 +14,8 @@ from yandexart_grpc._pace import Pace
 from yandexart_grpc._plan import backoff, between
 from yandexart_grpc._step import Answer, Leave, Step, Steps
 from yandexart_grpc._submit import submit
-from yandexart_grpc.errors import OperationTimeout, about, failure, from_rpc, is_local_limit, retry_after
+from yandexart_grpc.errors import OperationTimeout
+from yandexart_grpc.failures import about, failure, from_rpc, is_local_limit, retry_after
 from yandexart_grpc.stubs import GetOperationRequest, ImageGenerationRequest, Operation
 
 log = logging.getLogger("yandexart_grpc")

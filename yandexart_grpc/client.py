@@ -24,7 +24,8 @@ from yandexart_grpc._token import Tokens
 from yandexart_grpc._told import order, submit
 from yandexart_grpc.address import Endpoint
 from yandexart_grpc.auth import Credentials
-from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError, keyed, sent_as
+from yandexart_grpc.errors import ConfigurationError, InvalidRequest, OperationTimeout, YandexArtError
+from yandexart_grpc.failures import keyed, sent_as
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.operation import Operation, Order
 from yandexart_grpc.request import ImageOptions, ImageRequest, Prompt, known_id, known_key, require_positive

@@ -15,7 +15,8 @@ import grpc
 from yandexart_grpc import auth
 from yandexart_grpc.address import Endpoint
 from yandexart_grpc.channel import open_aio_channel, open_channel
-from yandexart_grpc.errors import ConfigurationError, Unavailable, YandexArtError, failure, row
+from yandexart_grpc.errors import ConfigurationError, Unavailable, YandexArtError, row
+from yandexart_grpc.failures import failure
 from yandexart_grpc.settings import Settings
 from yandexart_grpc.stubs import ApiEndpointServiceStub, ListApiEndpointsRequest, ListApiEndpointsResponse
 

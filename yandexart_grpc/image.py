@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from yandexart_grpc.errors import ConfigurationError, ProtocolError, YandexArtError, from_operation
+from yandexart_grpc.errors import ConfigurationError, ProtocolError, YandexArtError
+from yandexart_grpc.failures import from_operation
 from yandexart_grpc.request import MIME_TYPE, ImageRequest
 from yandexart_grpc.stubs import ImageGenerationResponse, Operation
 

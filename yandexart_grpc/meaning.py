@@ -15,6 +15,9 @@ RETIRED = (
 )
 """What is known of a model that cannot be used, and what works (contract/service.md, "Since September 2026")."""
 
+REFUSALS = ("violate the terms of use", "Я не могу сгенерировать это изображение")
+"""How the service words a refusal by its content rules."""
+
 
 class Meaning(NamedTuple):
     """One line of the table."""
@@ -70,3 +73,8 @@ def meaning(code: StatusCode, details: str) -> str | None:
         ):
             return found.expand(known.says)
     return None
+
+
+def refuses(details: str) -> bool:
+    """Whether these words of the service refuse a prompt."""
+    return any(words in details for words in REFUSALS)

@@ -9,7 +9,8 @@ from yandexart_grpc._pace import Pace
 from yandexart_grpc._step import Leave, Step, Steps
 from yandexart_grpc._told import watch
 from yandexart_grpc._wait import finished, is_cancelled
-from yandexart_grpc.errors import ConfigurationError, OperationTimeout, YandexArtError, about, keyed, translated
+from yandexart_grpc.errors import ConfigurationError, OperationTimeout, YandexArtError
+from yandexart_grpc.failures import about, keyed, translated
 from yandexart_grpc.image import Image, outcome
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.settings import Timeout

@@ -13,7 +13,8 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from yandexart_grpc._otel import BOUNDS, READS, about
 from yandexart_grpc._version import __version__
-from yandexart_grpc.errors import ConfigurationError, Unavailable, class_of
+from yandexart_grpc.errors import ConfigurationError, Unavailable
+from yandexart_grpc.failures import class_of
 from yandexart_grpc.server.callers import ANYBODY
 from yandexart_grpc.server.events import Observer
 from yandexart_grpc.server.operations import Operations

@@ -16,16 +16,8 @@ from typing import Any, Literal, TypeVar
 from grpc import StatusCode
 
 from yandexart_grpc._otel import about, span, tell, traceparent
-from yandexart_grpc.errors import (
-    InvalidRequest,
-    NotFound,
-    PermissionDenied,
-    QuotaExceeded,
-    Unavailable,
-    YandexArtError,
-    class_of,
-    with_bill,
-)
+from yandexart_grpc.errors import InvalidRequest, NotFound, PermissionDenied, QuotaExceeded, Unavailable, YandexArtError
+from yandexart_grpc.failures import class_of, with_bill
 from yandexart_grpc.request import ImageRequest, problems_of_key
 from yandexart_grpc.server.answers import read, status, to_proto, to_status, unknown_outcome
 from yandexart_grpc.server.backends.base import Backend

@@ -26,8 +26,8 @@ from yandexart_grpc.errors import (
     Unauthenticated,
     Unavailable,
     YandexArtError,
-    from_rpc,
 )
+from yandexart_grpc.failures import from_rpc
 from yandexart_grpc.image import Image
 from yandexart_grpc.operation import AsyncOperation
 from yandexart_grpc.request import ImageRequest, known_key

@@ -23,7 +23,6 @@ from grpc import StatusCode
 
 from yandexart_grpc._otel import carried
 from yandexart_grpc.errors import (
-    REFUSALS,
     TABLE,
     ContentRefused,
     InvalidRequest,
@@ -36,7 +35,7 @@ from yandexart_grpc.errors import (
     row,
 )
 from yandexart_grpc.image import whole_jpeg
-from yandexart_grpc.meaning import IMAGES_API
+from yandexart_grpc.meaning import IMAGES_API, refuses
 from yandexart_grpc.request import ImageRequest
 from yandexart_grpc.server.backends.base import Upstream
 from yandexart_grpc.server.backends.demo import REFUSAL, size_of
@@ -287,7 +286,7 @@ def _said(status: int, answer: Any) -> tuple[StatusCode, str, bool]:
         code = code_of(number)
     else:
         code = _CODES.get(status, StatusCode.INVALID_ARGUMENT)
-    if any(known in words for known in REFUSALS):
+    if refuses(words):
         return code, words, True
     return (code, REFUSAL, True) if kind in RULES else (code, words, False)
 

@@ -552,7 +552,7 @@ class TestAgain:
     def test_operations_of_another_server_are_not_given_up(self, foreign: Serve) -> None:
         """Another server would say that there are none; so the right one is named, and they stay."""
         server, endpoint = foreign(generate=[alone] * 3, reads=[alone] * 3)
-        assert order(endpoint, "--timeout", "0.1", "--in-flight", "3")[0] == 10
+        assert order(endpoint, "--timeout", "1", "--in-flight", "3")[0] == 10
         code, told = order(foreign()[1])
         assert code == 2
         assert told["message"].endswith(f"does not know 3 operations of this batch: they are at {endpoint}")
@@ -561,7 +561,7 @@ class TestAgain:
 
     def test_what_a_demo_did_not_finish_is_drawn_again(self) -> None:
         """Its server has ended, and nobody paid."""
-        code, told = order("demo://", "--timeout", "0.1")
+        code, told = order("demo://", "--timeout", "0.3")
         assert (code, told["unfinished"]) == (10, 3)
         code, told = order("demo://")
         assert (code, told["ordered"]) == (0, 3)

@@ -362,7 +362,7 @@ class TestErrors:
         elsewhere = server.listen(generation=False)
         result = run(
             *("generate", "a cat", "-o", "a cat.jpeg", "--endpoint", server.listen(operations=False), "--seed", "5"),
-            *("--operation-endpoint", elsewhere, "--rpc-timeout", "20", "--timeout", "0.15", "--force"),
+            *("--operation-endpoint", elsewhere, "--rpc-timeout", "20", "--timeout", "1", "--force"),
         )
         assert result.exit_code == 10
         assert f"operation wait {FIRST} -o 'a cat.jpeg' --force --endpoint http" in result.stderr
@@ -373,7 +373,7 @@ class TestErrors:
 
     def test_a_timeout_of_the_demo_promises_nothing(self) -> None:
         """Its server is gone with the command."""
-        result = run("generate", "a cat", "--demo", "--timeout", "0.1")
+        result = run("generate", "a cat", "--demo", "--timeout", "0.3")
         assert result.exit_code == 10
         assert result.stderr.endswith(
             "\nIt cannot be picked up: the demo server ended with this command, and its operations with it.\n"

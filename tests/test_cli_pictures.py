@@ -98,7 +98,7 @@ class TestSeveral:
     def test_when_the_time_is_up_each_can_be_picked_up(self, foreign: Foreign) -> None:
         """Under its own name, by the command that is printed for it."""
         foreign.script(*repeat(alone, 6))
-        result = run("generate", "a cat", "-n", "2", "-o", "cat.jpeg", "--timeout", "0.1", "--endpoint", foreign.listen())
+        result = run("generate", "a cat", "-n", "2", "-o", "cat.jpeg", "--timeout", "1", "--endpoint", foreign.listen())
         assert result.exit_code == 10
         commands = re.findall(r"^Pick it up with: .*$", result.stderr, re.MULTILINE)
         foreign.script()

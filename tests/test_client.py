@@ -99,10 +99,10 @@ async def test_an_unknown_id_is_not_found_at_once(connect: Connect) -> None:
 
 async def test_a_timeout_leaves_the_operation_alive(connect: Connect) -> None:
     """When the wait ends early the error carries the id, and the handle can still be used."""
-    with embedded(duration="fixed:0.3") as slow:
+    with embedded(duration="fixed:1") as slow:
         art = connect(endpoint=slow.endpoint)
         with pytest.raises(TimeoutError) as caught:
-            await art.generate("a red cat", timeout=0.05)
+            await art.generate("a red cat", timeout=0.5)
         assert isinstance(caught.value, OperationTimeout)
         assert (caught.value.billed, caught.value.resend) == ("yes", "unsafe")
         operation = await art.operation(caught.value.operation_id)

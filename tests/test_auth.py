@@ -440,7 +440,7 @@ def test_a_search_is_short_where_there_is_no_metadata_service() -> None:
         began = time.monotonic()
         with pytest.raises(ConfigurationError, match=r"gave no token: no answer within 0\.1 s"):
             search(YC_METADATA_ADDR=f"127.0.0.1:{silent.getsockname()[1]}")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 1
 
 
 async def test_only_a_client_of_yandex_asks_the_machine(

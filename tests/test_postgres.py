@@ -185,7 +185,7 @@ class TestTogether:
         began = time.monotonic()
         backend.let.set()
         assert picture(await held) == picture(await front.get(operation_id))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 1.0
         assert backend.asked == ["a cat"]
 
     async def test_a_server_that_only_works_takes_no_orders(self, join: Join) -> None:

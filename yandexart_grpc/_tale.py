@@ -179,7 +179,7 @@ class _Tale:
             self.sent = self.pace.now()
         else:
             return step
-        return Step(*step[:-1], self.headers)  # which takes a quarter of the time of `_replace`
+        return Step(*step[:-1], self.headers)  # `context` stands last; `_replace` takes four times as long
 
     def heard(self, step: Step, answer: Answer) -> None:
         """What a call brought."""

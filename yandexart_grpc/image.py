@@ -121,9 +121,12 @@ def outcome(
         return error
 
 
-def write_whole(target: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write a file whole or not at all. Raises `FileExistsError` unless `overwrite`, and `OSError` when it cannot be written."""
-    part = target.with_name(f".yandexart-{secrets.token_hex(8)}.part")
+def write_whole(target: Path, data: bytes, *, overwrite: bool = False, part: Path | None = None) -> None:
+    """Write a file whole or not at all; `part`, beside it, is where it is written first.
+
+    Raises `FileExistsError` unless `overwrite`, and `OSError` when it cannot be written.
+    """
+    part = part or target.with_name(f".yandexart-{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:
             file.write(data)

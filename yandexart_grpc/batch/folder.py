@@ -1,15 +1,13 @@
 """The files of a batch: their names, which are ours alone, and how an image becomes one of them, whole or not at all."""
 
-import os
 import re
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from yandexart_grpc.batch.origin import Origin, commented
 from yandexart_grpc.batch.rows import Row
 from yandexart_grpc.errors import YandexArtError
-from yandexart_grpc.image import Image
+from yandexart_grpc.image import Image, write_whole
 
 _PART = re.compile(r"\.[0-9A-Za-z-]{1,40}-[0-9a-f]{16}\.jpeg\.part")
 
@@ -46,15 +44,8 @@ def save(folder: Path, row: Row, image: Image, *, metadata: bool) -> str:
     """Write the image, replacing what has its name, and return the SHA-256 of the file. Raises `FolderError`."""
     data = commented(image.data, Origin.of(row.request, image.operation_id)) if metadata else image.data
     target = folder / file_name(row)
-    part = folder / f".{target.name}.part"
     try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
+        write_whole(target, data, overwrite=True, part=folder / f".{target.name}.part")
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise FolderError(f"{target}: {error.strerror}", operation_id=image.operation_id, billed="yes") from error
     return sha256(data).hexdigest()

@@ -238,12 +238,12 @@ def _save(past: Past, entries: Sequence[Entry], folder: Path, *, metadata: bool)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for operation_id, data in past.images(entries, metadata=metadata):
-            try:
-                write_whole(folder / name_of(operation_id), data)
-            except FileExistsError:
+            file = folder / name_of(operation_id)
+            if file.exists():
                 there += 1
-            else:
-                saved += 1
+                continue
+            write_whole(file, data)
+            saved += 1
     except OSError as error:
         raise OutputError(f"{error.filename}: {error.strerror}") from error
     done = sum(entry.state == "done" for entry in entries)
